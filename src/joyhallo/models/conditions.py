@@ -1,10 +1,11 @@
 """What is known of a clip before sampling starts, as immutable values.
 
-Axes: B batch, F frames, P past frames, N = B·F rows, L = H·W places, C channels, T tokens.
+Axes: B samples, F frames, P past frames, L = H·W places, C channels, T tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 REGIONS = ("lip", "expression", "pose")
@@ -14,12 +15,19 @@ REGIONS = ("lip", "expression", "pose")
 class RegionMasks:
     """Soft masks of the three regions, one tensor per depth of the denoising network, values in [0, 1].
 
-    The depth i has the latent size divided by 2**i, rounded up. The published code calls the last two regions `face` and `full`.
+    Depth i has the latent size divided by 2**i, rounded up. The published code calls the last two regions `face` and `full`.
     """
 
     lip: tuple[Tensor, ...]  # each [B or 1, F or 1, H_i, W_i]
     expression: tuple[Tensor, ...]
     pose: tuple[Tensor, ...]
+
+    def stacked(self, depth: int) -> Tensor:
+        """[B or 1, F or 1, L, 3] in the order of REGIONS."""
+        return torch.stack([getattr(self, region)[depth].flatten(-2) for region in REGIONS], dim=-1)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "RegionMasks":
+        return RegionMasks(*(tuple(m.to(device, dtype) for m in getattr(self, region)) for region in REGIONS))
 
 
 @dataclass(frozen=True)
@@ -29,3 +37,35 @@ class RegionScale:
     lip: float = 1.0
     expression: float = 1.0
     pose: float = 1.0
+
+
+@dataclass(frozen=True)
+class ReferenceFeatures:
+    """What the reference network saw, one tensor per attention site in the order of execution."""
+
+    sites: tuple[Tensor, ...]  # each [B, 1 + P, L, C]: the portrait, then the past frames
+
+    def to(self, dtype: torch.dtype) -> "ReferenceFeatures":
+        return ReferenceFeatures(tuple(site.to(dtype) for site in self.sites))
+
+
+@dataclass(frozen=True)
+class ClipInputs:
+    """What a clip is made from. B may be two halves, the unconditional one first.
+
+    The first `num_blind` samples do not see the portrait, the first `num_silent` have zero audio tokens; `reference` may hold one
+    sample for all.
+    """
+
+    reference: ReferenceFeatures | None
+    face_tokens: Tensor  # [B,T,C]
+    audio_tokens: Tensor  # [B,F,T,C]
+    location: Tensor | None  # [B,C,H,W] from the face locator
+    masks: RegionMasks
+    portrait_latents: Tensor | None = None  # [B,C,H,W], for networks that take the portrait with their input
+    num_blind: int = 0
+    num_silent: int = 0
+
+    def with_frames(self, start: int, end: int) -> "ClipInputs":
+        """The same clip cut to the frames start…end."""
+        return replace(self, audio_tokens=self.audio_tokens[:, start:end])
