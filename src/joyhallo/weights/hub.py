@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from joyhallo.errors import UserError
 from joyhallo.weights.registry import (
@@ -273,7 +273,7 @@ def _meter(file: KnownFile, progress: OnFetch | None) -> type:
     from tqdm import tqdm
 
     class Meter(tqdm):
-        def __init__(self, *args: object, **kwargs: object) -> None:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (tqdm's own)
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "disable": True})
             self.done_bytes = int(self.n)
