@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..errors import UserError
-from .anatomy import LEFT_EYE_OUTER, RIGHT_EYE_OUTER
+from joyhallo.conditioning.anatomy import LEFT_EYE_OUTER, RIGHT_EYE_OUTER
+from joyhallo.errors import UserError
 
 DETECTOR_NAMES = ("face_detector.tflite", "face_detection_short_range.tflite")
 MESH_NAMES = ("face_landmarks_detector.tflite", "face_landmark.tflite")
@@ -76,23 +76,21 @@ class FaceMesh:
         Raises UserError when the file or one of the two networks is missing.
         """
         path = Path(path)
+        known = DETECTOR_NAMES + MESH_NAMES
         if path.is_dir():
-            names = {entry.name for entry in path.iterdir()}
-            read = lambda name: (path / name).read_bytes()  # noqa: E731
+            contents = {name: (path / name).read_bytes() for name in known if (path / name).is_file()}
         elif path.is_file() and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as bundle:
-                names = set(bundle.namelist())
-                contents = {name: bundle.read(name) for name in names.intersection(DETECTOR_NAMES + MESH_NAMES)}
-            read = contents.__getitem__
+                contents = {name: bundle.read(name) for name in bundle.namelist() if name in known}
         else:
             raise UserError(
                 f"no face landmark model at {path}: give the face_landmarker .task file or a folder of tflite files"
             )
-        found = [next((name for name in wanted if name in names), None) for wanted in (DETECTOR_NAMES, MESH_NAMES)]
+        found = [next((name for name in wanted if name in contents), None) for wanted in (DETECTOR_NAMES, MESH_NAMES)]
         if None in found:
             wanted = " and ".join(" or ".join(pair) for pair in (DETECTOR_NAMES, MESH_NAMES))
             raise UserError(f"{path} is no face landmark model: it must hold {wanted}; fetch the model again")
-        return cls(read(found[0]), read(found[1]), num_threads=num_threads)
+        return cls(contents[found[0]], contents[found[1]], num_threads=num_threads)
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """All faces of `image` [H, W, 3] uint8 RGB, the largest first.
@@ -156,7 +154,7 @@ class FaceMesh:
         origin = centre - rotation @ np.array([size / 2, size / 2])
         inverse = np.linalg.inv(rotation)
         to_network = np.concatenate([inverse, (-inverse @ origin)[:, None]], axis=1)
-        crop = _sample(image, to_network, size, scale)
+        crop = sample_square(image, to_network, size, scale)
         outputs = self._mesh.run(crop[None].astype(np.float32) / 255.0)
         points = max(outputs, key=np.size).reshape(-1, 3).astype(np.float64)
         logit = next(float(o.ravel()[0]) for o in outputs if o.size == 1 and o.ndim == 4)
@@ -226,7 +224,7 @@ def _region_of(landmarks: np.ndarray) -> _Region:
     return _Region(float(centre[0]), float(centre[1]), ROI_SCALE * float((high - low).max()), angle)
 
 
-def _sample(image: np.ndarray, to_network: np.ndarray, size: int, scale: float) -> np.ndarray:
+def sample_square(image: np.ndarray, to_network: np.ndarray, size: int, scale: float) -> np.ndarray:
     """The network's square cut from `image`; averaged down first where one sample would stand for several pixels."""
     if scale > 2:
         shrink = 1.5 / scale

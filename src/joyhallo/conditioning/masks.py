@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..models.conditions import RegionMasks
-from .anatomy import LIPS, SILHOUETTE
+from joyhallo.conditioning.anatomy import LIPS, SILHOUETTE
+from joyhallo.models.conditions import RegionMasks
 
 LIP_EXPAND = 2.0
 FACE_EXPAND = 1.2
