@@ -1,0 +1,115 @@
+"""A square of generated pixels put back into the full picture."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+_GAIN_LIMITS = (0.8, 1.25)  # a colour match mends a cast; beyond this the face itself has changed
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle of the full picture, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Paster:
+    """Pastes frames into one picture, with a soft edge.
+
+    The edge fades over `feather` times the shorter side of the crop. A side of the crop that coincides with the border of the
+    picture is not faded: there is nothing to fade to. Everything that does not depend on the frame is computed here, once.
+
+    Parameters
+    ----------
+    full : [H, W, 3], uint8, the whole picture.
+    crop : where frames go; must lie inside the picture.
+    feather : width of the soft edge as a share of the crop's shorter side, 0 to 0.5.
+    match_colour : scale each channel of a frame so that its mean on the soft edge is that of the picture
+        (within 0.8 to 1.25); a frame that agrees already is left as it is.
+
+    Raises
+    ------
+    ValueError : the crop leaves the picture, or feather is out of range.
+    """
+
+    def __init__(self, full: np.ndarray, crop: Crop, feather: float = 0.08, match_colour: bool = False) -> None:
+        height, width = full.shape[:2]
+        bottom, right = crop.top + crop.height, crop.left + crop.width
+        if crop.top < 0 or crop.left < 0 or crop.height < 1 or crop.width < 1 or bottom > height or right > width:
+            raise ValueError(f"{crop} does not lie inside a picture of {height}x{width} (height x width)")
+        if not 0.0 <= feather <= 0.5:
+            raise ValueError(f"feather is {feather}, but must lie in 0 to 0.5 of the crop's shorter side")
+        self.crop = crop
+        self._full = np.ascontiguousarray(full)
+        self._inside = (slice(crop.top, bottom), slice(crop.left, right))
+        fade = round(feather * min(crop.height, crop.width))
+        fades = [fade * (crop.top > 0), fade * (bottom < height), fade * (crop.left > 0), fade * (right < width)]
+        rows = _ramp(crop.height, fades[0], fades[1])
+        columns = _ramp(crop.width, fades[2], fades[3])
+        self._alpha = (rows[:, None] * columns[None, :])[:, :, None]  # [h, w, 1], exactly 1 inside
+        # Only the faded strips are blended; the two vertical ones leave out the corners the horizontal ones have done.
+        middle = slice(fades[0], crop.height - fades[1])
+        self._strips = [
+            (slice(0, fades[0]), slice(None)),
+            (slice(crop.height - fades[1], crop.height), slice(None)),
+            (middle, slice(0, fades[2])),
+            (middle, slice(crop.width - fades[3], crop.width)),
+        ]
+        self._match_colour = match_colour and any(fades)
+        self._ring_means = self._means(self._full[self._inside]) if self._match_colour else None
+
+    def paste(self, frame: np.ndarray) -> np.ndarray:
+        """Return the full picture with `frame` in it.
+
+        Parameters
+        ----------
+        frame : [h, w, 3], uint8, any size; it is resized to the crop.
+
+        Returns
+        -------
+        [H, W, 3], uint8, a new array; equal to the picture outside the crop.
+        """
+        crop = self.crop
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise ValueError(f"a frame is uint8 [h, w, 3], got {frame.dtype} {list(frame.shape)}")
+        if frame.shape[:2] != (crop.height, crop.width):
+            is_smaller = crop.height * crop.width < frame.shape[0] * frame.shape[1]
+            method = cv2.INTER_AREA if is_smaller else cv2.INTER_CUBIC
+            frame = cv2.resize(np.ascontiguousarray(frame), (crop.width, crop.height), interpolation=method)
+        if self._match_colour:
+            frame = self._matched(frame)
+        picture = self._full.copy()
+        inside = picture[self._inside]
+        original = self._full[self._inside]
+        inside[:] = frame
+        for strip in self._strips:
+            weight = self._alpha[strip]
+            if weight.size:
+                below = original[strip].astype(np.float32)
+                inside[strip] = np.rint(below + (frame[strip] - below) * weight)
+        return picture
+
+    def _means(self, image: np.ndarray) -> np.ndarray:
+        """Mean of each channel over the soft edge, [3]."""
+        parts = [image[strip].reshape(-1, 3) for strip in self._strips]
+        return np.concatenate(parts).mean(axis=0, dtype=np.float64)
+
+    def _matched(self, frame: np.ndarray) -> np.ndarray:
+        gain = np.clip(self._ring_means / np.maximum(self._means(frame), 1.0), *_GAIN_LIMITS)
+        if np.abs(gain - 1.0).max() < 0.5 / 255:
+            return frame
+        return np.clip(np.rint(frame * gain.astype(np.float32)), 0, 255).astype(np.uint8)
+
+
+def _ramp(length: int, fade_in: int, fade_out: int) -> np.ndarray:
+    """Weights along one side, [length]: a raised cosine of `fade_in` and `fade_out` pixels, 1 between."""
+    weights = np.ones(length, np.float32)
+    for fade, side in ((fade_in, weights), (fade_out, weights[::-1])):
+        if fade:
+            side[:fade] *= 0.5 - 0.5 * np.cos(np.pi * (np.arange(fade) + 0.5) / fade)
+    return weights
