@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -23,6 +23,7 @@ __all__ = [
     "TensorEntry",
     "TensorFile",
     "build_and_load",
+    "check_fits",
     "load_strict",
     "open_tensors",
     "save_tensors",
@@ -33,6 +34,7 @@ __all__ = [
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _SHOWN = 3  # names of a faulty checkpoint that an error lists
+_REMEDY = "use the complete weights that belong to this configuration."
 
 # names that older releases of diffusers and transformers wrote, with today's
 _OLD_NAMES = (
@@ -65,18 +67,11 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torc
     """
     expected = module.state_dict(keep_vars=True)
     names = {name: name if name in expected else today_name(name) for name in tensors}
-    _check_names(expected.keys(), names)
     shape = tensors.shape if isinstance(tensors, TensorFile) else lambda name: tuple(tensors[name].shape)
-    wrong = [
-        (name, shape(name), tuple(expected[ours].shape)) for name, ours in names.items() if shape(name) != expected[ours].shape
-    ]
-    if wrong:
-        listed = "; ".join(
-            f"{name} has shape {shape_text(found)}, needed {shape_text(needed)}" for name, found, needed in wrong[:_SHOWN]
-        )
-        raise CheckpointError(
-            f"{_count(wrong, 'misshapen tensor')}: {listed}: use the weights that belong to this configuration."
-        )
+    check_fits(
+        {name: tuple(value.shape) for name, value in expected.items()},
+        {ours: shape(name) for name, ours in names.items()},
+    )
     for name, ours in names.items():
         tensor = tensors[name]
         if dtype is not None and tensor.is_floating_point():
@@ -94,19 +89,26 @@ def build_and_load(build: Callable[[], ModuleT], tensors: Mapping[str, Tensor], 
     return module
 
 
-def _check_names(expected: Iterable[str], names: Mapping[str, str]) -> None:
-    known = list(expected)
-    present = set(names.values())
-    unknown = [name for name, ours in names.items() if ours not in set(known)]
-    missing = [name for name in known if name not in present]
+def check_fits(needed: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        CheckpointError: naming the first few tensors that are unknown, missing or misshapen, in this order.
+    """
+    unknown = [name for name in found if name not in needed]
+    missing = [name for name in needed if name not in found]
     if unknown:
-        listed = "; ".join(_with_nearest(name, missing or known) for name in unknown[:_SHOWN])
-        raise CheckpointError(
-            f"{_count(unknown, 'unknown tensor')}: {listed}: use the weights that belong to this configuration."
-        )
+        listed = "; ".join(_with_nearest(name, missing or list(needed)) for name in unknown[:_SHOWN])
+        raise CheckpointError(f"{_count(unknown, 'unknown tensor')}: {listed}: {_REMEDY}")
     if missing:
         listed = ", ".join(missing[:_SHOWN])
-        raise CheckpointError(f"{_count(missing, 'missing tensor')}: {listed}: use complete weights of this configuration.")
+        raise CheckpointError(f"{_count(missing, 'missing tensor')}: {listed}: {_REMEDY}")
+    wrong = [name for name, shape in found.items() if shape != needed[name]]
+    if wrong:
+        listed = "; ".join(
+            f"{name} has shape {shape_text(found[name])}, needed {shape_text(needed[name])}" for name in wrong[:_SHOWN]
+        )
+        raise CheckpointError(f"{_count(wrong, 'misshapen tensor')}: {listed}: {_REMEDY}")
 
 
 def _with_nearest(name: str, known: list[str]) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from joyhallo.errors import UserError
 
-_MAPPED_BYTES = 1 << 29  # a memory-mapped file is opened anew after so much was read, which lets go of the pages
+_MAPPED_BYTES = 1 << 27  # a memory-mapped file is opened anew after so much was read, which lets go of the pages
 
 _DTYPE_NAMES = {
     torch.float64: "F64",

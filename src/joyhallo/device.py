@@ -1,0 +1,119 @@
+"""Which device runs the networks and in which numbers: decided once, and said why."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from joyhallo.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WORTHWHILE = 1.2  # a smaller gain is not worth bf16's rounding
+_ROWS, _CHANNELS = 512, 1280  # a linear layer of the widest level
+_MEASURED_S = 0.06  # for both types together
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An element type and why it was taken."""
+
+    value: torch.dtype
+    reason: str
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" takes CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UserError: a name that is no device, or a device this machine or this build of PyTorch does not have.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is not known: use auto, cpu, cuda, cuda:1 or mps.") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"device {name!r} is not supported: use auto, cpu, cuda, cuda:1 or mps.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UserError(
+                f"device {name!r} is not here ({count} CUDA devices are seen): use cpu, or install a CUDA build of torch."
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not here: it needs a Mac with Apple silicon; use cpu.")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> Choice:
+    """The element type of the networks on that device.
+
+    Args:
+        name: "auto", "fp32", "bf16" or "fp16". "auto" goes by the GPU's capability; on a CPU it measures for up to 60 ms,
+            because some CPUs that have bf16 instructions are slower with them.
+        device: from `choose_device`.
+
+    Raises:
+        UserError: an unknown name, or a type this device cannot compute in.
+    """
+    if name == "auto":
+        return {"cuda": _choose_on_cuda, "mps": _choose_on_mps, "cpu": _choose_on_cpu}[device.type](device)
+    if name not in DTYPES:
+        raise UserError(f"dtype {name!r} is not known: use auto, fp32, bf16 or fp16.")
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("dtype 'fp16' on the CPU overflows and is slow: use bf16 or fp32, or leave it at auto.")
+    if name == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise UserError("dtype 'bf16' needs a GPU of compute capability 8.0 (Ampere) or newer: use fp16 or fp32.")
+    return Choice(DTYPES[name], f"{name}, as asked")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The short name of an element type: fp32, bf16 or fp16."""
+    return next(name for name, value in DTYPES.items() if value == dtype)
+
+
+def _choose_on_cuda(device: torch.device) -> Choice:
+    major, minor = torch.cuda.get_device_capability(device)
+    where = f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
+    if major >= 8:
+        return Choice(torch.bfloat16, f"bf16: {where} computes in it at full speed, with the range of fp32")
+    if major >= 7:
+        return Choice(torch.float16, f"fp16: {where} has no bf16")
+    return Choice(torch.float32, f"fp32: {where} gains nothing from smaller types")
+
+
+def _choose_on_mps(_device: torch.device) -> Choice:
+    return Choice(torch.float32, "fp32 on Apple's GPU: fp16 is faster and can overflow; ask for it with --dtype fp16")
+
+
+def _choose_on_cpu(device: torch.device) -> Choice:
+    full = _gflops(torch.float32, device)
+    half = _gflops(torch.bfloat16, device)
+    ratio = half / full
+    measured = f"bf16 measured {half:.0f} GFLOP/s against {full:.0f} in fp32 here ({ratio:.1f}×)"
+    if ratio > _WORTHWHILE:
+        return Choice(torch.bfloat16, f"bf16: {measured}")
+    return Choice(torch.float32, f"fp32: {measured}; bf16 is taken above {_WORTHWHILE}×")
+
+
+def _gflops(dtype: torch.dtype, device: torch.device) -> float:
+    """Speed of a linear layer, the best of the runs that fit into half the measuring time; GFLOP/s."""
+    weight = torch.full((_CHANNELS, _CHANNELS), 0.01, dtype=dtype, device=device)
+    num_flops = 2 * _CHANNELS * _CHANNELS  # a row
+    rows, best = 16, 0.0  # the first run is small: it warms up, and shows early what is emulated
+    end = time.perf_counter() + _MEASURED_S / 2
+    with torch.inference_mode():
+        while True:
+            x = torch.full((rows, _CHANNELS), 0.01, dtype=dtype, device=device)
+            before = time.perf_counter()
+            functional.linear(x, weight)
+            after = time.perf_counter()
+            best = max(best, 1e-9 * num_flops * rows / (after - before))
+            affordable = int((end - after) * best * 1e9 / num_flops)
+            if affordable < rows:
+                return best
+            rows = min(_ROWS, affordable)
