@@ -1,0 +1,187 @@
+"""A still portrait that moves: its picture is stretched over the face mesh, triangle by triangle."""
+
+import cv2
+import numpy as np
+
+from joyhallo.data import motion
+from joyhallo.data.facemesh import CanonicalMesh
+from joyhallo.data.gestures import Gesture
+from joyhallo.data.motion import Array
+from joyhallo.data.mouth import paint_mouth
+from joyhallo.data.pictures import SILHOUETTE, Image
+
+_NUM_MESH = 468
+# Rings around the silhouette: radius, share of the head's movement, share of the skin's movement.
+_RINGS = ((1.15, 0.9, 0.5), (1.42, 0.55, 0.12), (1.8, 0.2, 0.0))
+_UPPER_LIP = (0, 267, 269, 270, 409, 37, 39, 40, 185, *motion.INNER_UPPER[1:-1])
+_LOWER_LIP = (17, 314, 405, 321, 375, 84, 181, 91, 146, *motion.INNER_LOWER[1:-1])
+_INNER_PAIRS = tuple(zip(motion.INNER_UPPER[1:-1], motion.INNER_LOWER[1:-1], strict=True))
+_RIGHT_FOLD, _LEFT_FOLD = (247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414)
+_EYES = (
+    (motion.RIGHT_EYE_UPPER, motion.RIGHT_EYE_LOWER, _RIGHT_FOLD),
+    (motion.LEFT_EYE_UPPER, motion.LEFT_EYE_LOWER, _LEFT_FOLD),
+)
+
+
+def _within(triangles: Array, ring: tuple[int, ...]) -> Array:
+    return np.isin(triangles, ring).all(1)
+
+
+def closed_mouth(canonical: Array) -> Array:
+    """Canonical points [478, 3] with the lips brought together; each lip moves as a whole and the skin around follows."""
+    closed = canonical.copy()
+    gaps = np.array([canonical[low, 1] - canonical[up, 1] for up, low in _INNER_PAIRS])
+    if gaps.max() < 0.03:
+        return closed
+    for other, sign, share in ((_LOWER_LIP, 1, 0.45), (_UPPER_LIP, -1, 0.55)):
+        edge = [pair[0 if sign == 1 else 1] for pair in _INNER_PAIRS]
+        line, moves = canonical[edge, :2], sign * share * np.maximum(gaps, 0)
+        points = canonical[:, :2]
+        across = np.exp(-((line[:, 0] - points[:, None, 0]) ** 2) / (2 * 0.3**2))
+        total = across.sum(1)
+        order = np.argsort(line[:, 0])
+        away = sign * (np.interp(points[:, 0], line[order, 0], line[order, 1]) - points[:, 1])
+        # A plateau of 0.9 cm around the lip line moves fully; beyond it the skin stretches.
+        fade = np.exp(-((np.maximum(0, np.abs(away) - 0.9) / 1.3) ** 2)) * np.minimum(1, total)
+        move = across @ moves / (total + 1e-6) * fade
+        move[away < -0.02] = 0
+        move[[78, 308, *other]] = 0
+        move[edge] = moves
+        closed[:, 1] += move
+    return closed
+
+
+class TalkingPortrait:
+    """One square portrait prepared for moving; `render` gives its frames."""
+
+    def __init__(self, image: Image, points: Array, mesh: CanonicalMesh, closer_mouth: Array | None = None) -> None:
+        """Image [S, S, 3] RGB; points [478, 3] of it; `closer_mouth` [478, 3]: canonical correction towards a neutral mouth."""
+        self.image, self.size = image, image.shape[0]
+        self.points = points.astype(np.float64).copy()
+        self.pose = motion.fit_pose(self.points, mesh.vertices)
+        self.opening = float(motion.lip_gap(self.pose.to_canonical(self.points)))
+        if self.opening < 0.12:
+            self._settle_lip_line()
+        self.canonical = self.pose.to_canonical(self.points)
+        relaxed = self.canonical if closer_mouth is None else self.canonical + closer_mouth
+        self.rest = closed_mouth(relaxed)
+        self._prepare_outside()
+        self._split_triangles(mesh.triangles)
+        self._columns, self._rows = np.meshgrid(np.arange(self.size, dtype=np.float32), np.arange(self.size, dtype=np.float32))
+        cheeks = self.points[[205, 425, 187, 411, 50, 280], :2].astype(int).clip(2, self.size - 3)
+        self.skin = np.median([image[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(0) for x, y in cheeks], 0)
+        lips = self.points[[0, 17, 37, 267, 84, 314], :2].astype(int).clip(0, self.size - 1)
+        self.lip = np.median([image[y, x] for x, y in lips], 0)
+
+    def _settle_lip_line(self) -> None:
+        """Move the inner line of shut lips onto the dark valley between them, where the lips will part."""
+        grey = cv2.GaussianBlur(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 0.8)
+        reach = self.pose.scale * 0.35
+        offsets = np.linspace(-reach, reach, 25)
+        shifts = []
+        for up, low in _INNER_PAIRS:
+            x, y = (self.points[up, :2] + self.points[low, :2]) / 2
+            column = np.full((25, 1), x, np.float32), (y + offsets).astype(np.float32)[:, None]
+            values = cv2.remap(grey, *column, cv2.INTER_LINEAR)[:, 0] + 6 * (offsets / reach) ** 2
+            shifts.append(offsets[values.argmin()])
+        middle = np.median(shifts)
+        shifts = np.convolve(np.pad(np.clip(shifts, middle - 1.2, middle + 1.2), 1, "edge"), [0.25, 0.5, 0.25], "valid")
+        for (up, low), shift in zip(_INNER_PAIRS, shifts, strict=True):
+            line = (self.points[up, 1] + self.points[low, 1]) / 2 + shift
+            self.points[up, 1], self.points[low, 1] = line - 0.15, line + 0.15
+
+    def _prepare_outside(self) -> None:
+        """Points around the face that follow it less and less, fixed ones on the border, and triangles between them."""
+        from scipy.spatial import Delaunay
+
+        outline = self.points[list(SILHOUETTE), :2]
+        centre = outline.mean(0)
+        places, shares, owners = [], [], []
+        for radius, head, skin in _RINGS:
+            for owner, place in zip(SILHOUETTE, centre + (outline - centre) * radius, strict=True):
+                if ((place > 3) & (place < self.size - 4)).all():
+                    places.append(place), shares.append((head, skin)), owners.append(owner)
+        for step in np.linspace(-1, self.size, 9):
+            for place in ((step, -1), (step, self.size), (-1, step), (self.size, step)):
+                places.append(np.array(place)), shares.append((0.0, 0.0)), owners.append(0)
+        self._outside, self._owners = np.stack(places), np.array(owners)
+        self._head_share, self._skin_share = np.array(shares).T[:, :, None]
+        every, first = np.unique(np.concatenate([outline, self._outside]).round(2), axis=0, return_index=True)
+        triangles = first[Delaunay(every).simplices]
+        all_places = np.concatenate([outline, self._outside])
+        hull = outline.astype(np.float32)
+        is_outside = [cv2.pointPolygonTest(hull, tuple(map(float, c)), False) < 0 for c in all_places[triangles].mean(1)]
+        numbers = np.concatenate([SILHOUETTE, _NUM_MESH + np.arange(len(self._outside))])
+        self._outer_triangles = numbers[triangles[np.array(is_outside)]]
+
+    def _split_triangles(self, triangles: Array) -> None:
+        self._eye_triangles = []
+        is_other = _within(triangles, motion.INNER_RING)
+        for upper, lower, _ in _EYES:
+            ring = upper + lower[-2:0:-1]
+            is_eye = _within(triangles, ring)
+            self._eye_triangles.append((list(ring), triangles[is_eye]))
+            is_other |= is_eye
+        self._skin_triangles = triangles[~is_other]
+        self._source = np.concatenate([self.points[:_NUM_MESH, :2], self._outside])
+        if self.opening >= 0.12:  # keep the teeth of an open mouth out of the lips' texture
+            inset = 1.2 * self.size / 256
+            self._source[list(motion.INNER_UPPER[1:-1]), 1] -= inset
+            self._source[list(motion.INNER_LOWER[1:-1]), 1] += inset
+
+    def place(self, gesture: Gesture, frame: int) -> tuple[Array, Array]:
+        """Where the mesh and the outside points go, [468 + O, 2], and where the mesh would go if the head moved rigidly."""
+        mouth_width = np.linalg.norm(self.canonical[61] - self.canonical[291])
+        delta = gesture.shape[frame, :_NUM_MESH].copy()
+        is_low = self.canonical[:_NUM_MESH, 1] > self.canonical[1, 1]  # below the tip of the nose
+        delta[is_low, 0] *= np.clip(mouth_width / 5.2, 0.85, 1.2)
+        delta[~is_low] *= 0.5  # brows at half strength
+        shape = self.rest[:_NUM_MESH] + delta
+        for (up, low), gap in zip(_INNER_PAIRS, gesture.gap[frame, 1:-1], strict=True):
+            line = (shape[up, 1] + shape[low, 1]) / 2  # the opening itself, not its change: lips really meet
+            shape[up, 1], shape[low, 1] = line - gap / 2, line + gap / 2
+        blink = gesture.blink[frame]
+        for upper, lower, fold in _EYES:
+            lids = list(dict.fromkeys(upper + lower + fold))
+            shape[lids] = self.rest[lids]
+            for up, low, above in zip(upper[1:-1], lower[1:-1], fold, strict=True):
+                height = self.canonical[low, 1] - self.canonical[up, 1]
+                shape[up, 1] += 0.9 * blink * height
+                shape[low, 1] -= 0.08 * blink * height
+                shape[above, 1] += 0.45 * blink * height
+        pose = motion.Pose(
+            self.pose.scale * gesture.scale[frame],
+            gesture.rotation[frame] @ self.pose.rotation,
+            self.pose.shift + gesture.shift[frame] * self.pose.scale,
+        )
+        moved, rigid = pose.to_picture(shape)[:, :2], pose.to_picture(self.canonical[:_NUM_MESH])[:, :2]
+        head = (rigid - self.points[:_NUM_MESH, :2])[self._owners]
+        skin = (moved - rigid)[self._owners]
+        outside = self._outside + self._head_share * head + self._skin_share * skin
+        return np.concatenate([moved, outside]), rigid
+
+    def render(self, gesture: Gesture, frame: int) -> Image:
+        """One frame of the moving portrait, RGB [S, S, 3]."""
+        placed, rigid = self.place(gesture, frame)
+        targets = [placed[self._outer_triangles], placed[self._skin_triangles]]
+        sources = [self._source[self._outer_triangles], self._source[self._skin_triangles]]
+        for ring, triangles in self._eye_triangles:  # the eyeball moves with the head, the lids pass over it
+            to_source = np.linalg.lstsq(np.c_[rigid[ring], np.ones(len(ring))], self._source[ring], rcond=None)[0]
+            targets.append(placed[triangles])
+            sources.append(np.concatenate([placed[triangles], np.ones((*triangles.shape, 1))], -1) @ to_source)
+        warped = self._warp(np.concatenate(targets), np.concatenate(sources))
+        return paint_mouth(warped, placed[:_NUM_MESH], rigid, self.skin, self.lip)
+
+    def _warp(self, targets: Array, sources: Array) -> Image:
+        """The picture with the source triangles [T, 3, 2] drawn at the target triangles [T, 3, 2]."""
+        owner = np.zeros((self.size, self.size), np.int32)
+        for index, corners in enumerate(np.round(targets * 16).astype(np.int32)):
+            cv2.fillConvexPoly(owner, corners, index, cv2.LINE_8, 4)
+        corners = np.concatenate([targets, np.ones((len(targets), 3, 1))], 2)
+        is_flat = np.abs(np.linalg.det(corners)) < 0.05
+        corners[is_flat] = np.eye(3)
+        maps = np.linalg.solve(corners, sources).astype(np.float32)
+        maps[is_flat] = [[1, 0], [0, 1], [0, 0]]
+        maps = maps[owner]
+        along = [maps[..., 0, axis] * self._columns + maps[..., 1, axis] * self._rows + maps[..., 2, axis] for axis in (0, 1)]
+        return cv2.remap(self.image, *along, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)

@@ -1,0 +1,119 @@
+"""The small autoencoder of `mini`: RGB pictures to latents of a 16th of their size and back.
+
+A linear map of whole 16×16 patches (set to their principal components before training) runs beside the convolutions on both
+sides, so that colours and coarse shapes are right from the first step and the convolutions learn only what is left.
+"""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional
+
+from joyhallo.errors import UserError
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside an identity; the second one starts small, so that a deep stack starts near the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.bias)
+        self.conv2.weight.data.mul_(0.3)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + self.conv2(functional.silu(self.conv1(functional.silu(hidden))))
+
+
+class Upsample(nn.Module):
+    """Twice the height and width: 1×1 convolution, pixel shuffle, 3×3 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(in_channels, 4 * out_channels, 1)
+        self.smooth = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.smooth(functional.pixel_shuffle(self.expand(hidden), 2))
+
+
+def _encoder(widths: tuple[int, ...], num_blocks: tuple[int, ...], latent_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, padding=1)]
+    for level, (width, count) in enumerate(zip(widths, num_blocks, strict=True)):
+        if level:
+            layers.append(nn.Conv2d(widths[level - 1], width, 3, stride=2, padding=1))
+        layers.extend(ResidualBlock(width) for _ in range(count))
+    last = nn.Conv2d(widths[-1], latent_channels, 3, padding=1)
+    last.weight.data.mul_(0.2)  # the patch shortcut leads at first
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)
+
+
+def _decoder(widths: tuple[int, ...], num_blocks: tuple[int, ...], latent_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[-1], 3, padding=1)]
+    for level in reversed(range(len(widths))):
+        layers.extend(ResidualBlock(widths[level]) for _ in range(num_blocks[level]))
+        if level:
+            layers.append(Upsample(widths[level], widths[level - 1]))
+    last = nn.Conv2d(widths[0], 12, 3, padding=1)
+    last.weight.data.mul_(0.05)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, nn.SiLU(), last, nn.PixelShuffle(2))
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):
+    """Pictures [B, 3, H, W] in [-1, 1] ↔ latents [B, C, H/16, W/16] of zero mean and unit variance per channel.
+
+    The mean and variance are buffers (`latent_norm`), followed during training and fixed afterwards. Convolutional throughout:
+    any height and width divisible by `downscale_factor` will do.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 16,
+        widths: tuple[int, ...] = (32, 64, 128, 160),
+        num_encoder_blocks: tuple[int, ...] = (1, 1, 2, 2),
+        num_decoder_blocks: tuple[int, ...] = (1, 2, 3, 3),
+    ) -> None:
+        super().__init__()
+        self.downscale_factor = 2 ** len(widths)
+        patch = self.downscale_factor
+        self.encoder = _encoder(tuple(widths), tuple(num_encoder_blocks), latent_channels)
+        self.patch_encoder = nn.Conv2d(3, latent_channels, patch, stride=patch)
+        self.latent_norm = nn.BatchNorm2d(latent_channels, affine=False, momentum=0.02)
+        self.decoder = _decoder(tuple(widths), tuple(num_decoder_blocks), latent_channels)
+        self.patch_decoder = nn.ConvTranspose2d(latent_channels, 3, patch, stride=patch)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] → latents [B, C, H/16, W/16]. Raises UserError for other sizes."""
+        height, width = images.shape[-2:]
+        factor = self.downscale_factor
+        if height % factor or width % factor:
+            raise UserError(
+                f"picture of {height}x{width} (height x width): both must be divisible by {factor}; resize it first"
+            )
+        return self.latent_norm(self.encoder(images) + self.patch_encoder(images))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, H, W] → images [B, 3, 16·H, 16·W], about [-1, 1], not clamped."""
+        return self.decoder(latents) + self.patch_decoder(latents)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decode(self.encode(images))
+
+    @torch.no_grad()
+    def set_patch_basis(self, images: Tensor) -> None:
+        """Set the linear shortcut to the principal components of the patches of images [B, 3, H, W]."""
+        patch = self.downscale_factor
+        channels = self.config.latent_channels
+        patches = functional.unfold(images, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch)
+        mean = patches.mean(0)
+        values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        basis, scale = vectors[:, -channels:], values[-channels:].clamp_min(1e-8).sqrt()
+        self.patch_encoder.weight.copy_((basis / scale).T.reshape(channels, 3, patch, patch))
+        self.patch_encoder.bias.copy_(-(basis / scale).T @ mean)
+        self.patch_decoder.weight.copy_((basis * scale).T.reshape(channels, 3, patch, patch))
+        self.patch_decoder.bias.copy_(mean.reshape(3, -1).mean(1))

@@ -1,0 +1,270 @@
+"""Training of the small autoencoder of `mini`, in two phases.
+
+1. Everything, on reconstruction alone: differences of brightness, colour and gradients at three scales.
+2. The encoder frozen (latents already computed stay valid), the decoder sharpened with a small patch discriminator and the
+   matching of its features.
+"""
+
+import argparse
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from joyhallo.data import heldout
+from joyhallo.models.autoencoder import PatchAutoencoder
+from joyhallo.training.budget import Average, Budget
+from joyhallo.training.muon import Optimizers
+
+logger = logging.getLogger(__name__)
+_SIZE = 256
+# Where the mouth lies in the training framing, (top, bottom, left, right) as shares of the side.
+_MOUTH = (0.60, 0.85, 0.30, 0.70)
+_LUMA = (0.30, 0.59, 0.11)
+
+
+def gradient_size(images: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels of images [B, C, H, W]."""
+    return images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean()
+
+
+def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
+    """Scalar: brightness, colour (1.5), gradients, and the difference at a half and a quarter of the size (0.5 each)."""
+    difference = decoded - images
+    weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    luma = (difference * weights).sum(1, keepdim=True)
+    loss = luma.abs().mean() + 1.5 * (difference - luma).abs().mean() + gradient_size(difference)
+    for _ in range(2):
+        difference = functional.avg_pool2d(difference, 2)
+        loss = loss + 0.5 * difference.abs().mean()
+    return loss
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges overlapping patches of images [B, 3, H, W]; gives its intermediate features too."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.spectral_norm
+        shapes = ((3, width, 2), (width, 2 * width, 2), (2 * width, 4 * width, 2), (4 * width, 4 * width, 1))
+        self.layers = nn.ModuleList(
+            norm(nn.Conv2d(inputs, outputs, 4 if stride == 2 else 3, stride, 1)) for inputs, outputs, stride in shapes
+        )
+        self.judge = norm(nn.Conv2d(4 * width, 1, 3, 1, 1))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Activations after every layer, then the verdict [B, 1, h, w] last."""
+        activations = []
+        for layer in self.layers:
+            images = functional.leaky_relu(layer(images), 0.2)
+            activations.append(images)
+        return [*activations, self.judge(images)]
+
+
+@dataclass(frozen=True)
+class FaceData:
+    """What the faces command prepared: portraits [N, 320, 320, 3] and video frames [M, 256, 256, 3] of the training part."""
+
+    portraits: np.ndarray
+    frames: np.ndarray
+    held_out_portraits: np.ndarray
+    held_out_frames: np.ndarray
+
+
+def read_face_data(folder: Path, max_videos: int = 160, every: int = 5) -> FaceData:
+    """Read the output of `joyhallo.data.faces`; of every video each `every`-th frame."""
+    with np.load(folder / "portraits.npz") as file:
+        crops, tight, persons = file["crops"], file["crops256"], file["persons"]
+    is_held = np.array([heldout.is_held_out_person(str(person)) for person in persons])
+    videos = sorted((folder / "videos").glob("*.npz"), key=lambda path: path.stat().st_mtime)[: max_videos + 20]
+    first = set(sorted(path.stem for path in videos)[: heldout.NUM_HELD_OUT_VIDEOS])
+    frames: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    for path in videos:
+        with np.load(path) as file:
+            frames[path.stem in first].append(file["frames"][2::every])
+    held_frames = np.concatenate([clip[::5] for clip in frames[True]])
+    return FaceData(crops[~is_held], np.concatenate(frames[False]), tight[is_held], held_frames)
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, 3] → float [B, 3, H, W] in [-1, 1], channels last in memory."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+class Batches:
+    """Random pictures: three batches of half-size cut-outs (half of them around the mouth), then one of whole faces."""
+
+    def __init__(self, data: FaceData, num_whole: int = 4, seed: int = 0) -> None:
+        self._data, self._num_whole = data, num_whole
+        self._random = np.random.default_rng(seed)
+
+    def _face(self) -> np.ndarray:
+        random = self._random
+        if random.random() < 0.6:
+            picture = self._data.portraits[random.integers(len(self._data.portraits))]
+            side = int(random.integers(236, 301))
+            top, left = (int(np.clip((320 - side) / 2 + random.normal() * 12, 0, 320 - side)) for _ in range(2))
+            how = cv2.INTER_AREA if side > _SIZE else cv2.INTER_CUBIC
+            picture = cv2.resize(picture[top : top + side, left : left + side], (_SIZE, _SIZE), interpolation=how)
+        else:
+            picture = self._data.frames[random.integers(len(self._data.frames))]
+        return picture[:, ::-1] if random.random() < 0.5 else picture
+
+    def _cut_out(self) -> np.ndarray:
+        random, half = self._random, _SIZE // 2
+        if random.random() < 0.5:
+            centre = _SIZE * np.array([0.68, 0.5]) + random.normal(size=2) * _SIZE * 0.06 - half / 2
+            top, left = (int(value) for value in np.clip(centre, 0, half))
+        else:
+            top, left = (int(value) for value in random.integers(0, half + 1, 2))
+        return self._face()[top : top + half, left : left + half]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        index = 0
+        while True:
+            is_whole = index % 4 == 3
+            pictures = (
+                [self._face() for _ in range(self._num_whole)]
+                if is_whole
+                else [self._cut_out() for _ in range(4 * self._num_whole)]
+            )
+            images = to_tensor(np.stack(pictures))
+            shape = (len(images), 3, 1, 1)
+            gain, shift = self._random.normal(1, 0.05, shape), self._random.normal(0, 0.05, shape)
+            yield (images * torch.from_numpy(gain).float() + torch.from_numpy(shift).float()).clamp_(-1, 1)
+            index += 1
+
+
+def psnr(decoded: Tensor, images: Tensor) -> float:
+    """Mean over the batch of the peak signal-to-noise ratio of images in [-1, 1], dB."""
+    return float((10 * torch.log10(4 / (decoded - images).square().mean((1, 2, 3)))).mean())
+
+
+@torch.no_grad()
+def measure(network: PatchAutoencoder, data: FaceData) -> dict[str, float]:
+    """PSNR (dB) and sharpness of the mouth (share of the true local contrast) on held-out portraits and video frames."""
+    top, bottom, left, right = (round(share * _SIZE) for share in _MOUTH)
+    results = {}
+    for name, pictures in (("portraits", data.held_out_portraits), ("frames", data.held_out_frames[:40])):
+        images = to_tensor(pictures)
+        decoded = torch.cat([network(part) for part in images.split(8)]).clamp(-1, 1)
+        mouth, true_mouth = (batch[:, :, top:bottom, left:right] for batch in (decoded, images))
+        contrast = [(x - functional.avg_pool2d(x, 5, 1, 2)).abs().mean().item() for x in (mouth, true_mouth)]
+        results[f"{name}_db"] = psnr(decoded, images)
+        results[f"{name}_mouth_db"] = psnr(mouth, true_mouth)
+        results[f"{name}_mouth_sharpness"] = contrast[0] / contrast[1]
+    return results
+
+
+@torch.no_grad()
+def follow_latents(network: PatchAutoencoder, images: Tensor, momentum: float = 0.01) -> None:
+    """Move the normalisation of the latents a little towards a batch's mean and variance.
+
+    The batch's own statistics would not do for normalising it: they differ too much between a few pictures, and the decoder
+    would have to guess the colours.
+    """
+    latents = network.encoder(images) + network.patch_encoder(images)
+    network.latent_norm.running_mean.lerp_(latents.mean((0, 2, 3)), momentum)
+    network.latent_norm.running_var.lerp_(latents.var((0, 2, 3)), momentum)
+
+
+def save(network: PatchAutoencoder, data: FaceData, folder: Path) -> None:
+    """Write the network and log its measures."""
+    network.save_pretrained(folder)
+    logger.info("%s %s", folder.name, " ".join(f"{name} {value:.3f}" for name, value in measure(network, data).items()))
+
+
+def train_reconstruction(data: FaceData, folder: Path, minutes: float, save_every_s: float = 120) -> PatchAutoencoder:
+    """Phase 1: train everything; write the averaged network to the folder now and then and at the end."""
+    torch.manual_seed(0)
+    network = PatchAutoencoder()
+    network.set_patch_basis(
+        to_tensor(np.concatenate([data.portraits[::2, 32:288, 32:288], data.frames[:: len(data.frames) // 200]]))
+    )
+    network = network.to(memory_format=torch.channels_last).eval()
+    # The principal components stay: a step of any ordinary length on a map of 768 inputs throws the latents off.
+    network.patch_encoder.requires_grad_(False)
+    average = Average(network)
+    optimizers = Optimizers(network, 0.01, 5e-4, adam_only=("patch_",))
+    budget, due = Budget(minutes, warmup_steps=30), save_every_s / (60 * minutes)
+    for step, images in zip(budget, Batches(data), strict=False):
+        follow_latents(network, images)
+        latents = network.encode(images)
+        # A little noise makes the decoder forgive the denoiser's errors.
+        loss = reconstruction_loss(network.decode(latents + 0.1 * torch.randn_like(latents)), images)
+        optimizers.step(loss, budget.factor)
+        average.update(network)
+        if step < 10 or step % 20 == 0:
+            logger.info("step %d, loss %.4f", step, loss.item())
+        if step == 60 or budget.fraction > due:
+            with budget:
+                logger.info("step %d, %.0f %% of the time, loss %.4f", step, 100 * budget.fraction, loss.item())
+                save(average.network, data, folder)
+            due += (save_every_s / (60 * minutes)) * (budget.fraction > due)
+    save(average.network, data, folder)
+    return average.network
+
+
+def tune_decoder(network: PatchAutoencoder, data: FaceData, folder: Path, minutes: float) -> PatchAutoencoder:
+    """Phase 2: the encoder stays, the decoder learns sharpness from a discriminator."""
+    torch.manual_seed(1)
+    network = network.to(memory_format=torch.channels_last).requires_grad_(True).eval()
+    for part in (network.encoder, network.patch_encoder):
+        part.requires_grad_(False)
+    average = Average(network)
+    optimizers = Optimizers(network, 0.01, 5e-4, adam_only=("patch_",))
+    discriminator = PatchDiscriminator().to(memory_format=torch.channels_last)
+    judge = torch.optim.AdamW(discriminator.parameters(), 5e-4, betas=(0.5, 0.9))
+    budget, due = Budget(minutes, warmup_steps=50), 120 / (60 * minutes)
+    for _, images in zip(budget, Batches(data, seed=1), strict=False):
+        with torch.no_grad():
+            latents = network.encode(images)
+            real = discriminator.features(images)
+        decoded = network.decode(latents + 0.1 * torch.randn_like(latents))
+        fake = discriminator.features(decoded)
+        matching = sum((mine - true).abs().mean() for mine, true in zip(fake[:-1], real[:-1], strict=True))
+        weight = 0.04 * min(1.0, budget.fraction / 0.1 + 0.01)
+        optimizers.step(reconstruction_loss(decoded, images) + 0.3 * matching - weight * fake[-1].mean(), budget.factor)
+        verdicts = discriminator.features(images)[-1], discriminator.features(decoded.detach())[-1]
+        judge.zero_grad()
+        (functional.relu(1 - verdicts[0]).mean() + functional.relu(1 + verdicts[1]).mean()).backward()
+        judge.step()
+        average.update(network)
+        if budget.fraction > due:
+            with budget:
+                save(average.network, data, folder)
+            due += 120 / (60 * minutes)
+    save(average.network, data, folder)
+    return average.network
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
+    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--decoder-minutes", type=float, default=8)
+    parser.add_argument("--decoder-of", type=Path, help="skip the first phase: tune the decoder of this network")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    data = read_face_data(arguments.faces)
+    if arguments.decoder_of:
+        network = PatchAutoencoder.from_pretrained(arguments.decoder_of)
+    else:
+        network = train_reconstruction(data, arguments.output, arguments.minutes)
+    if arguments.decoder_minutes:
+        tune_decoder(network, data, arguments.output, arguments.decoder_minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Training of the face recogniser of `mini`: two changed pictures of one person belong together (InfoNCE).
+
+Pictures of one person are the portraits there are (neutral and smiling ones, where there are both), frames of the synthetic
+talking clips made of them, and the frames of the videos.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from joyhallo.conditioning.identity import align_face
+from joyhallo.data import heldout
+from joyhallo.models.identity_encoder import IdentityNetwork
+from joyhallo.training.budget import Average, Budget
+from joyhallo.training.muon import Optimizers
+
+logger = logging.getLogger(__name__)
+_SIZE = 112
+
+
+class People:
+    """Aligned faces [112, 112, 3] per person, divided into training and held-out people."""
+
+    def __init__(self, faces: Path, talking: Path | None) -> None:
+        """`faces`: output of `joyhallo.data.faces`; `talking`: output of `joyhallo.data.synthesis`."""
+        self.known: dict[str, list[np.ndarray]] = {}
+        self.held_out: dict[str, list[np.ndarray]] = {}
+        with np.load(faces / "portraits.npz") as file:
+            crops, points, persons = file["crops256"], file["points"], file["persons"]
+        for crop, landmarks, person in zip(crops, points, persons, strict=True):
+            self._group(str(person)).setdefault(str(person), []).append(align_face(crop, landmarks))
+        videos = sorted((faces / "videos").glob("*.npz"))[heldout.NUM_HELD_OUT_VIDEOS :: 8]
+        for path in videos:  # one speaker per folder of videos
+            with np.load(path) as file:
+                self.known.setdefault("video", []).append(align_face(file["frames"][37], file["points"][37]))
+        for path in sorted(talking.glob("take0/*.npz")) if talking else ():
+            with np.load(path) as file:
+                person = str(file["person"])
+                if person in self.known:
+                    self.known[person] += [align_face(frame, file["points"]) for frame in file["frames"][4::9]]
+
+    def _group(self, person: str) -> dict[str, list[np.ndarray]]:
+        return self.held_out if heldout.is_held_out_person(person) else self.known
+
+
+def change(face: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """An aligned face [112, 112, 3] seen a little differently: place, light, colour, sharpness, a covered patch."""
+    centre = _SIZE / 2
+    matrix = cv2.getRotationMatrix2D((centre, centre), random.normal(0, 3), float(np.exp(random.normal(0, 0.05))))
+    matrix[:, 2] += random.normal(0, 2.0, 2)
+    face = cv2.warpAffine(face, matrix, (_SIZE, _SIZE), borderMode=cv2.BORDER_REPLICATE)
+    if random.random() < 0.5:
+        face = face[:, ::-1]
+    if random.random() < 0.5:
+        side = int(random.integers(40, _SIZE))
+        face = cv2.resize(cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA), (_SIZE, _SIZE))
+    changed = face.astype(np.float32) / 255
+    changed = changed ** np.exp(random.normal(0, 0.25)) * np.exp(random.normal(0, 0.12, 3)) * np.exp(random.normal(0, 0.15))
+    slope = np.linspace(-1, 1, _SIZE)[:, None, None] * random.normal(0, 0.1)
+    slope = slope + np.linspace(-1, 1, _SIZE)[None, :, None] * random.normal(0, 0.1)
+    grey = changed.mean(2, keepdims=True)
+    changed = grey + (changed - grey) * np.exp(random.normal(0, 0.3))
+    changed = changed + slope + random.normal(0, 0.02, changed.shape)
+    if random.random() < 0.3:
+        top, left = random.integers(0, _SIZE - 30, 2)
+        changed[top : top + 30, left : left + 30] = random.random(3)
+    return np.clip(changed * 2 - 1, -1, 1).astype(np.float32)
+
+
+def to_tensor(faces: list[np.ndarray]) -> Tensor:
+    """Aligned faces, float in [-1, 1] or uint8 → [B, 3, 112, 112]."""
+    stacked = np.stack(faces)
+    if stacked.dtype == np.uint8:
+        stacked = stacked.astype(np.float32) / 127.5 - 1
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def contrast(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
+    """InfoNCE of two views [B, E], both ways."""
+    first, second = functional.normalize(first, dim=-1), functional.normalize(second, dim=-1)
+    similarity = first @ second.T / temperature
+    labels = torch.arange(len(first), device=first.device)
+    return (functional.cross_entropy(similarity, labels) + functional.cross_entropy(similarity.T, labels)) / 2
+
+
+@torch.no_grad()
+def retrieval(network: IdentityNetwork, people: People) -> dict[str, float]:
+    """Share of held-out pictures whose nearest other picture shows the same person: among the held-out ones, among all."""
+    names = [name for name, faces in people.held_out.items() for _ in faces]
+    held = network(to_tensor([face for faces in people.held_out.values() for face in faces]))
+    others = network(to_tensor([faces[0] for faces in people.known.values()]))
+    labels = np.unique(names, return_inverse=True)[1]
+    has_pair = np.array([names.count(name) > 1 for name in names])
+    results = {}
+    for title, gallery in (("held-out", held), ("all", torch.cat([held, others]))):
+        similarity = held @ gallery.T
+        similarity[torch.arange(len(held)), torch.arange(len(held))] = -torch.inf
+        nearest = similarity.argmax(1).numpy()
+        found = np.append(labels, np.full(len(others), -1))[nearest]
+        results[title] = float((found == labels)[has_pair].mean())
+    return results
+
+
+def train_identity(people: People, minutes: float, num_people: int = 64) -> IdentityNetwork:
+    """Train on the known people; batches of two pictures of each of `num_people`."""
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    network = IdentityNetwork().to(memory_format=torch.channels_last)
+    average = Average(network)
+    optimizers = Optimizers(network, 0.01, 1e-3)
+    names = list(people.known)
+    budget, due = Budget(minutes, warmup_steps=30), 0.1
+    for step in budget:
+        chosen = random.choice(len(names), num_people, replace=False)
+        views: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for index in chosen:
+            faces = people.known[names[index]]
+            for view in views:
+                view.append(change(faces[random.integers(len(faces))], random))
+        embeddings = network(to_tensor(views[0] + views[1]))
+        loss = contrast(*embeddings.chunk(2))
+        optimizers.step(loss, budget.factor)
+        average.update(network)
+        if budget.fraction > due:
+            due = budget.fraction + 0.1
+            logger.info("step %d loss %.3f retrieval %s", step, loss.item(), retrieval(average.network, people))
+    logger.info("final: retrieval %s", retrieval(average.network, people))
+    return average.network
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
+    parser.add_argument("--talking", type=Path, help="output folder of joyhallo.data.synthesis")
+    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    train_identity(People(arguments.faces, arguments.talking), arguments.minutes).save_pretrained(arguments.output)
+
+
+if __name__ == "__main__":
+    main()
