@@ -86,11 +86,11 @@ class FaceMesh:
             raise UserError(
                 f"no face landmark model at {path}: give the face_landmarker .task file or a folder of tflite files"
             )
-        found = [next((name for name in wanted if name in contents), None) for wanted in (DETECTOR_NAMES, MESH_NAMES)]
-        if None in found:
+        detector, mesh = (next((contents[n] for n in names if n in contents), None) for names in (DETECTOR_NAMES, MESH_NAMES))
+        if detector is None or mesh is None:
             wanted = " and ".join(" or ".join(pair) for pair in (DETECTOR_NAMES, MESH_NAMES))
             raise UserError(f"{path} is no face landmark model: it must hold {wanted}; fetch the model again")
-        return cls(contents[found[0]], contents[found[1]], num_threads=num_threads)
+        return cls(detector, mesh, num_threads=num_threads)
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """All faces of `image` [H, W, 3] uint8 RGB, the largest first.
