@@ -10,8 +10,9 @@ from joyhallo.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WORTHWHILE = 1.2  # a smaller gain is not worth bf16's rounding
-_ROWS, _CHANNELS = 512, 1280  # a linear layer of the widest level
-_MEASURED_S = 0.06  # for both types together
+_ROWS, _CHANNELS = 256, 1280  # a linear layer of the widest level
+_MEASURED_S = 0.06  # for both types together; the slower the machine, the fewer runs
+_MOST_RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def choose_dtype(name: str, device: torch.device) -> Choice:
         raise UserError("dtype 'fp16' on the CPU overflows and is slow: use bf16 or fp32, or leave it at auto.")
     if name == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         raise UserError("dtype 'bf16' needs a GPU of compute capability 8.0 (Ampere) or newer: use fp16 or fp32.")
-    return Choice(DTYPES[name], f"{name}, as asked")
+    return Choice(DTYPES[name], "as asked")
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -80,40 +81,41 @@ def _choose_on_cuda(device: torch.device) -> Choice:
     major, minor = torch.cuda.get_device_capability(device)
     where = f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
     if major >= 8:
-        return Choice(torch.bfloat16, f"bf16: {where} computes in it at full speed, with the range of fp32")
+        return Choice(torch.bfloat16, f"{where} computes in it at full speed, with the range of fp32")
     if major >= 7:
-        return Choice(torch.float16, f"fp16: {where} has no bf16")
-    return Choice(torch.float32, f"fp32: {where} gains nothing from smaller types")
+        return Choice(torch.float16, f"{where} has no bf16")
+    return Choice(torch.float32, f"{where} gains nothing from smaller types")
 
 
 def _choose_on_mps(_device: torch.device) -> Choice:
-    return Choice(torch.float32, "fp32 on Apple's GPU: fp16 is faster and can overflow; ask for it with --dtype fp16")
+    return Choice(torch.float32, "on Apple's GPU fp16 is faster but can overflow: ask for it with --dtype fp16")
 
 
-def _choose_on_cpu(device: torch.device) -> Choice:
-    full = _gflops(torch.float32, device)
-    half = _gflops(torch.bfloat16, device)
-    ratio = half / full
-    measured = f"bf16 measured {half:.0f} GFLOP/s against {full:.0f} in fp32 here ({ratio:.1f}×)"
-    if ratio > _WORTHWHILE:
-        return Choice(torch.bfloat16, f"bf16: {measured}")
-    return Choice(torch.float32, f"fp32: {measured}; bf16 is taken above {_WORTHWHILE}×")
+def _choose_on_cpu(_device: torch.device) -> Choice:
+    full, half = _fastest_s(torch.float32, torch.bfloat16)
+    gflop = 2e-9 * _ROWS * _CHANNELS * _CHANNELS
+    measured = f"bf16 measured {gflop / half:.0f} GFLOP/s against {gflop / full:.0f} in fp32 here ({full / half:.1f}×)"
+    if full / half > _WORTHWHILE:
+        return Choice(torch.bfloat16, measured)
+    return Choice(torch.float32, f"{measured}, and is taken above {_WORTHWHILE}×")
 
 
-def _gflops(dtype: torch.dtype, device: torch.device) -> float:
-    """Speed of a linear layer, the best of the runs that fit into half the measuring time; GFLOP/s."""
-    weight = torch.full((_CHANNELS, _CHANNELS), 0.01, dtype=dtype, device=device)
-    num_flops = 2 * _CHANNELS * _CHANNELS  # a row
-    rows, best = 16, 0.0  # the first run is small: it warms up, and shows early what is emulated
-    end = time.perf_counter() + _MEASURED_S / 2
+def _fastest_s(first: torch.dtype, second: torch.dtype) -> tuple[float, float]:
+    """Seconds of a linear layer in each type: the best of alternating runs, so that what else runs here weighs on both."""
+    layers = [
+        (torch.full((_ROWS, _CHANNELS), 0.01, dtype=t), torch.full((_CHANNELS, _CHANNELS), 0.01, dtype=t))
+        for t in (first, second)
+    ]
+    best = [float("inf"), float("inf")]
     with torch.inference_mode():
-        while True:
-            x = torch.full((rows, _CHANNELS), 0.01, dtype=dtype, device=device)
+        for x, weight in layers:
+            functional.linear(x[:16], weight)  # the first call sets up the kernels
+        end = time.perf_counter() + _MEASURED_S
+        for turn in range(2 * _MOST_RUNS):
+            x, weight = layers[turn % 2]
             before = time.perf_counter()
             functional.linear(x, weight)
-            after = time.perf_counter()
-            best = max(best, 1e-9 * num_flops * rows / (after - before))
-            affordable = int((end - after) * best * 1e9 / num_flops)
-            if affordable < rows:
-                return best
-            rows = min(_ROWS, affordable)
+            best[turn % 2] = min(best[turn % 2], time.perf_counter() - before)
+            if turn % 2 and time.perf_counter() > end:
+                break
+    return best[0], best[1]
