@@ -27,3 +27,24 @@ def hallo() -> Preset:
     """Hallo: the same with decoupled audio attention."""
     published = joyhallo()
     return replace(published, denoising_network=published.denoising_network | {"audio_attention": "decoupled"})
+
+
+def mini() -> Preset:
+    """The weights inside the package: the same networks for 256×256 pictures in a 16×16×16 latent space."""
+    shape: Config = {
+        "in_channels": 16,
+        "widths": (128, 160),
+        "attention_levels": (False, True),
+        "layers_per_level": 1,
+        "num_heads": 4,
+        "num_groups": 16,
+        "face_dim": 128,
+    }
+    speech: Config = {"audio_dim": 128, "motion_heads": 4}
+    return Preset(
+        reference_network=shape,
+        denoising_network=shape | speech | {"in_channels": 32, "out_channels": 16, "portrait_in_input": True},
+        face_projector={"embedding_size": 128, "num_tokens": 4, "token_dim": 128},
+        audio_projector={"num_blocks": 2, "channels": 128, "hidden_dim": 256, "num_tokens": 8, "token_dim": 128},
+        face_locator={"out_channels": 128, "widths": (8, 16, 32, 48, 64)},
+    )

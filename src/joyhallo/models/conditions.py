@@ -3,7 +3,7 @@
 Axes: B samples, F frames, P past frames, L = H·W places, C channels, T tokens.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,21 +51,22 @@ class ReferenceFeatures:
 
 @dataclass(frozen=True)
 class ClipInputs:
-    """What a clip is made from. B may be two halves, the unconditional one first.
+    """What a clip is made from. B may be two halves, the unconditional one first; `reference` may hold one sample for all.
 
-    The first `num_blind` samples do not see the portrait, the first `num_silent` have zero audio tokens; `reference` may hold one
-    sample for all.
+    The first `num_blind` samples do not see the portrait, the first `num_silent` have zero audio tokens. A clip without audio
+    tokens is one frame that hears nothing; a `still` clip is F independent pictures, and the motion modules do not run.
     """
 
     reference: ReferenceFeatures | None
     face_tokens: Tensor  # [B,T,C]
-    audio_tokens: Tensor  # [B,F,T,C]
+    audio_tokens: Tensor | None  # [B,F,T,C]
     location: Tensor | None  # [B,C,H,W] from the face locator
     masks: RegionMasks
     portrait_latents: Tensor | None = None  # [B,C,H,W], for networks that take the portrait with their input
     num_blind: int = 0
     num_silent: int = 0
+    still: bool = False
 
-    def with_frames(self, start: int, end: int) -> "ClipInputs":
-        """The same clip cut to the frames start…end."""
-        return replace(self, audio_tokens=self.audio_tokens[:, start:end])
+    @property
+    def num_frames(self) -> int:
+        return 1 if self.audio_tokens is None else self.audio_tokens.shape[1]

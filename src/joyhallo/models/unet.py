@@ -89,8 +89,8 @@ class SiteConditioning:
 
     face: FoldedTokens
     portrait: PortraitKeys | None
-    audio: tuple[KeysValues, ...]  # rows [R,h,T,D] of the samples that hear it
-    past: PastRows
+    audio: tuple[KeysValues, ...]  # rows [R,h,T,D] of the samples that hear it; empty: no audio module runs
+    past: PastRows | None  # None: no motion module runs
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ class DenoisingNetwork(ModelMixin, ConfigMixin):
         Raises:
             ValueError: the clip with its past frames is longer than the table of positions.
         """
-        tokens = inputs.audio_tokens
-        num_samples, num_frames = tokens.shape[:2]
+        tokens = inputs.face_tokens
+        num_samples, num_frames = len(tokens), inputs.num_frames
         masks = [inputs.masks.stacked(depth).to(tokens) for depth in range(len(inputs.masks.lip))]
         return Conditioning(
             tuple(self.condition_site(i, inputs) for i in range(len(self.plan))),
@@ -170,7 +170,7 @@ class DenoisingNetwork(ModelMixin, ConfigMixin):
 
     def condition_site(self, index: int, inputs: ClipInputs) -> SiteConditioning:
         depth, site = self.plan[index]
-        num_samples, num_frames = inputs.audio_tokens.shape[:2]
+        num_samples = len(inputs.face_tokens)
         portrait = None
         if inputs.reference is None:
             num_places = inputs.masks.lip[depth].shape[-2:].numel()
@@ -182,28 +182,34 @@ class DenoisingNetwork(ModelMixin, ConfigMixin):
             if len(rows):
                 portrait = PortraitKeys(site.spatial.self_attention.project(features[:, 0]), rows)
             past = features[:, 1:]
-        longest = self.config["max_motion_length"]
-        if past.shape[1] + num_frames > longest:
-            raise ValueError(
-                f"a clip of {num_frames} frames with {past.shape[1]} past frames; these weights know {longest} positions: "
-                f"shorten the clip to {longest - past.shape[1]} frames"
-            )
+        audio = (
+            () if inputs.audio_tokens is None else site.audio.project(inputs.audio_tokens[inputs.num_silent :].flatten(0, 1))
+        )
         return SiteConditioning(
             site.spatial.face_attention.fold(inputs.face_tokens),
             portrait,
-            site.audio.project(inputs.audio_tokens[inputs.num_silent :].flatten(0, 1)),
-            site.motion.prepare(past).expand(num_samples),
+            audio,
+            None if inputs.still else self.prepare_past(site.motion, past, inputs),
         )
+
+    def prepare_past(self, motion: MotionModule, past: Tensor, inputs: ClipInputs) -> PastRows:
+        longest = self.config["max_motion_length"]
+        if past.shape[1] + inputs.num_frames > longest:
+            raise ValueError(
+                f"a clip of {inputs.num_frames} frames with {past.shape[1]} past frames; these weights know {longest} positions: "
+                f"shorten the clip to {longest - past.shape[1]} frames"
+            )
+        return motion.prepare(past).expand(len(inputs.face_tokens))
 
     def portrait_rows(self, num_portraits: int, inputs: ClipInputs) -> Tensor:
         """Which of the portraits each seeing row looks at, [(B - num_blind)·F]."""
-        num_samples, num_frames = inputs.audio_tokens.shape[:2]
-        rows = torch.arange(num_samples * num_frames, device=inputs.audio_tokens.device)
+        num_samples, num_frames = len(inputs.face_tokens), inputs.num_frames
+        rows = torch.arange(num_samples * num_frames, device=inputs.face_tokens.device)
         rows = rows % num_samples if self.config["row_order"] == "interleaved" else rows // num_frames
         return (rows if num_portraits > 1 else torch.zeros_like(rows))[inputs.num_blind * num_frames :]
 
     def forward(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """Noisy latents [B,C,F,H,W] at timestep [B] or [1] → velocity [B,C,F,H,W]."""
+        """Noisy latents [B,C,F,H,W] at timesteps [1], [B] or, still, [B·F] → velocity [B,C,F,H,W]."""
         num_frames = latents.shape[2]
         if conditioning.portrait_latents is not None:
             portrait = conditioning.portrait_latents[:, :, None].expand(-1, -1, num_frames, -1, -1)
@@ -217,8 +223,9 @@ class DenoisingNetwork(ModelMixin, ConfigMixin):
         def attend(site: Site, depth: int, x: Tensor) -> Tensor:
             given = next(sites)
             x = site.spatial(x, given.face, given.portrait)
-            x = site.audio(x, given.audio, conditioning.region_masks[depth], conditioning.region_scale)
-            return site.motion(x, given.past)
+            if given.audio:
+                x = site.audio(x, given.audio, conditioning.region_masks[depth], conditioning.region_scale)
+            return x if given.past is None else site.motion(x, given.past)
 
         x = self.body(x, timestep, attend)
         velocity = self.conv_out(F.silu(self.norm_out(x)))

@@ -1,0 +1,37 @@
+"""From noise to a clip's latents.
+
+Axes: B samples, C channels, F frames, H and W the latent place.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+from joyhallo.sampling.guidance import combine
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+def guided_velocity(velocity: Velocity, scale: float) -> Velocity:
+    """A velocity of two halves as a velocity of one."""
+
+    def guided(latents: Tensor, timestep: Tensor) -> Tensor:
+        return combine(velocity(torch.cat([latents, latents]), timestep), scale)
+
+    return guided
+
+
+def sample(velocity: Velocity, scheduler: SchedulerMixin, num_steps: int, noise: Tensor) -> Iterator[Tensor]:
+    """The latents [B,C,F,H,W] after each step of a scheduler, from noise of unit variance.
+
+    The scheduler's arithmetic runs in the precision of the noise (float32), whatever the network's.
+    """
+    scheduler.set_timesteps(num_steps, device=noise.device)
+    latents = noise * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        model_input = scheduler.scale_model_input(latents, timestep)
+        prediction = velocity(model_input, timestep.reshape(1))
+        latents = scheduler.step(prediction.to(noise.dtype), timestep, latents).prev_sample
+        yield latents
