@@ -45,8 +45,8 @@ def test_published_point_lists():
 )
 def test_expanded_box_by_hand(box, size, expand, expected):
     points = landmarks_with(box, box)
-    assert expanded_box(points, LIPS, size, expand) == expected
-    assert expanded_box(points, SILHOUETTE, size, expand) == expected
+    assert expanded_box(points, LIPS, size, expand).tolist() == list(expected)
+    assert expanded_box(points, SILHOUETTE, size, expand).tolist() == list(expected)
 
 
 def reflected_blur(picture, kernel):

@@ -68,16 +68,14 @@ def face_region(
     return torch.from_numpy(painted.astype(np.float32) / 255.0).expand(3, -1, -1).contiguous()
 
 
-def expanded_box(
-    landmarks: np.ndarray, ids: tuple[int, ...], picture_size: tuple[int, int], expand: float
-) -> tuple[int, int, int, int]:
-    """The rectangle (x0, y0, x1, y1) around the points `ids`, `expand` times as wide and high, moved back into the picture."""
+def expanded_box(landmarks: np.ndarray, ids: tuple[int, ...], picture_size: tuple[int, int], expand: float) -> np.ndarray:
+    """The rectangle [4] x0, y0, x1, y1 around the points `ids`, `expand` times as wide and high, moved into the picture."""
     points = landmarks[list(ids), :2].astype(np.float64)
     low, high = np.round(points.min(0)).astype(int), np.round(points.max(0)).astype(int)
     height, width = picture_size
     x0, x1 = _expanded(int(low[0]), int(high[0]), width, expand)
     y0, y1 = _expanded(int(low[1]), int(high[1]), height, expand)
-    return x0, y0, x1, y1
+    return np.array([x0, y0, x1, y1])
 
 
 def _expanded(low: int, high: int, limit: int, expand: float) -> tuple[int, int]:
@@ -92,13 +90,13 @@ def _expanded(low: int, high: int, limit: int, expand: float) -> tuple[int, int]
     return max(0, round(start)), round(end)
 
 
-def _painted(box: tuple[int, int, int, int], picture_size: tuple[int, int]) -> np.ndarray:
+def _painted(box: np.ndarray, picture_size: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(picture_size, np.uint8)
     mask[box[1] : box[3], box[0] : box[2]] = 255
     return mask
 
 
-def _blurred(box: tuple[int, int, int, int], picture_size: tuple[int, int], grid: tuple[int, int], kernel: int) -> np.ndarray:
+def _blurred(box: np.ndarray, picture_size: tuple[int, int], grid: tuple[int, int], kernel: int) -> np.ndarray:
     """The rectangle on the grid, blurred and stretched to 0..255, uint8."""
     small = cv2.resize(_painted(box, picture_size), (grid[1], grid[0]))
     soft = cv2.GaussianBlur(small, (kernel, kernel), 0)
