@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 _SUPERSAMPLING = 4
 _WEIGHT = 0.078  # stroke width as a share of the square's side
-_INSET = 0.03  # keeps the round ends inside the square
+_INSET = 0.04  # keeps the round ends inside the square
 
 _STROKES = {
     "生": "~26,8 20,26 7,44|22,27 90,27|16,57 86,57|52,5 52,92|5,92 95,92",
