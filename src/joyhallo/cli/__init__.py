@@ -33,13 +33,15 @@ app = App(
     suppress_keyboard_interrupt=False,
     help_epilogue="Weights and caches: JOYHALLO_WEIGHTS, JOYHALLO_CACHE, HF_ENDPOINT (a mirror). See `joyhallo doctor`.",
 )
-app.command(
-    "joyhallo.cli.animate:animate", name="animate", help="Make the portrait speak: one picture, one recording, one mp4."
-)
-app.command("joyhallo.cli.models:app", name="models", help="List, fetch, convert and check weights.")
-app.command("joyhallo.cli.verify:verify", name="verify", help="Say what marks of AI content a file carries.")
-app.command("joyhallo.cli.doctor:doctor", name="doctor", help="Say what is installed, what is missing, and what mends it.")
-app.command("joyhallo.cli.bench:bench", name="bench", help="Measure this machine: time per step and per second of video.")
+_COMMANDS = {
+    "animate": ("joyhallo.cli.animate:animate", "Make the portrait speak: one picture, one recording, one mp4."),
+    "models": ("joyhallo.cli.models:app", "List, fetch, convert and check weights."),
+    "verify": ("joyhallo.cli.verify:verify", "Say what marks of AI content a file carries."),
+    "doctor": ("joyhallo.cli.doctor:doctor", "Say what is installed, what is missing, and what mends it."),
+    "bench": ("joyhallo.cli.bench:bench", "Measure this machine: time per step and per second of video."),
+}
+for _name, (_place, _help) in _COMMANDS.items():
+    app.command(_place, name=_name, help=_help)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,9 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _MENDABLE:
             raise
-        return _say(
-            f"{error.filename}: {_MENDABLE[error.errno]}" if error.filename else _MENDABLE[error.errno], EXIT_USER_ERROR
-        )
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(where + _MENDABLE[error.errno], EXIT_USER_ERROR)
     return result if isinstance(result, int) else 0
 
 
