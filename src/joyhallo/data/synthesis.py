@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from joyhallo.data import heldout, motion
+from joyhallo.data import heldout, mandarin
 from joyhallo.data.facemesh import CanonicalMesh, read_canonical_mesh
 from joyhallo.data.faces import write_npz
 from joyhallo.data.gestures import Gesture, read_gesture
@@ -51,7 +51,8 @@ def choose_part(gesture: Gesture, num_frames: int, random: np.random.Generator) 
 class Synthesis:
     """Talking clips of prepared portraits (see `joyhallo.data.faces`), clip by clip."""
 
-    def __init__(self, faces: Path, mesh: CanonicalMesh, num_frames: int = 24) -> None:
+    def __init__(self, faces: Path, mesh: CanonicalMesh, syllables: Path | None = None, num_frames: int = 24) -> None:
+        """`faces`: output of `joyhallo.data.faces`; with `syllables` the clips are Mandarin (see `joyhallo.data.mandarin`)."""
         with np.load(faces / "portraits.npz") as file:
             self._images, self._points, self.persons = file["crops256"], file["points"], file["persons"]
         self._mesh, self._num_frames = mesh, num_frames
@@ -60,6 +61,9 @@ class Synthesis:
         self._videos: dict[bool, Sequence[Path]] = {True: videos[:count], False: videos[count:]}
         self._gestures: dict[Path, tuple[Gesture, np.ndarray]] = {}
         self._portraits: dict[int, TalkingPortrait | None] = {}
+        self._syllables = mandarin.read_syllables(syllables) if syllables else None
+        donors = [self._gesture(path)[0] for path in self._videos[False][:20]] if syllables else []
+        self._basis = mandarin.fit_lip_basis(donors) if donors else None
 
     def __len__(self) -> int:
         return len(self._images)
@@ -87,6 +91,10 @@ class Synthesis:
         videos = self._videos[is_held_out]
         gesture, speech = self._gesture(videos[random.integers(len(videos))])
         start = choose_part(gesture, self._num_frames, random)
+        if self._syllables and self._basis:
+            sentence = mandarin.speak(self._syllables[is_held_out], self._num_frames, random)
+            gesture, speech = mandarin.act(sentence, self._basis, gesture), unit_speech(sentence.speech)
+            start = 0
         write_npz(
             path,
             frames=talk(portrait, gesture.part(start, self._num_frames)),
@@ -95,7 +103,7 @@ class Synthesis:
             points=self._points[index],
             person=self.persons[index],
             is_held_out=np.array(is_held_out),
-            opening_cm=motion.lip_gap(gesture.shape[start : start + self._num_frames]),
+            opening_cm=gesture.gap[start : start + self._num_frames, 3:8].mean(1),
         )
         return True
 
@@ -105,18 +113,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
     parser.add_argument("--face-models", type=Path, required=True, help="face_landmarker_v2_with_blendshapes.task")
+    parser.add_argument("--mandarin", type=Path, help="a folder of recorded syllables (niu4.opus): Mandarin clips")
     parser.add_argument("--takes", type=int, default=3, help="clips per portrait")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     cv2.setNumThreads(1)
-    synthesis = Synthesis(arguments.faces, read_canonical_mesh(arguments.face_models))
+    synthesis = Synthesis(arguments.faces, read_canonical_mesh(arguments.face_models), arguments.mandarin)
+    kind = "mandarin" if arguments.mandarin else "take"
     for take in range(arguments.takes):
         written = 0
         for index in range(len(synthesis)):
-            path = arguments.output / f"take{take}" / f"{index:04d}.npz"
+            path = arguments.output / f"{kind}{take}" / f"{index:04d}.npz"
             written += path.exists() or synthesis.write_clip(index, take, path)
-        logger.info("take %d: %d of %d portraits", take, written, len(synthesis))
+        logger.info("%s %d: %d of %d portraits", kind, take, written, len(synthesis))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joyhallo.data import heldout, motion
+from joyhallo.data import heldout, mandarin, motion
 from joyhallo.data.facemesh import read_canonical_mesh
+from joyhallo.data.gestures import read_gesture
 from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME, MelSpeechNetwork
 from joyhallo.training.budget import Budget
 from joyhallo.training.muon import Optimizers
@@ -38,25 +39,29 @@ class LipClips:
     num_held_out: int  # the first ones
 
 
-def read_lip_clips(faces: Path, template: np.ndarray, num_frames: int = 75) -> LipClips:
-    """Lip shapes of all prepared videos of that length; the first clips are the held-out ones."""
-    speech, shapes, gaps = [], [], []
+def read_lip_clips(faces: Path, template: np.ndarray, syllables: Path | None = None, num_frames: int = 75) -> LipClips:
+    """Lip shapes of all prepared videos of that length, the held-out ones first; then, given syllables, of made-up Mandarin."""
+    speech, gestures = [], []
     for path in sorted((faces / "videos").glob("*.npz")):
         with np.load(path) as file:
-            points, sound = file["points"], file["speech"]
-        if len(points) != num_frames:
-            continue
-        canonical, _ = motion.rigid_free(points, template)
-        speech.append(sound)
-        shapes.append(canonical[:, list(motion.LIPS_AND_CHIN)].reshape(num_frames, -1))
-        gaps.append(motion.lip_gap(canonical))
-    shape = np.stack(shapes)
+            if len(file["points"]) == num_frames:
+                gestures.append(read_gesture(file["points"], template))
+                speech.append(file["speech"] / file["speech"].std())
+    if syllables:
+        filmed = gestures[heldout.NUM_HELD_OUT_VIDEOS :]
+        basis, random = mandarin.fit_lip_basis(filmed[:40]), np.random.default_rng(0)
+        paths = mandarin.read_syllables(syllables)[False]
+        for donor in filmed:
+            sentence = mandarin.speak(paths, num_frames, random)
+            gestures.append(mandarin.act(sentence, basis, donor))
+            speech.append(sentence.speech)
+    shape = np.stack([gesture.shape[:, list(motion.LIPS_AND_CHIN)].reshape(num_frames, -1) for gesture in gestures])
     centred = (shape - shape.mean((0, 1))).reshape(-1, shape.shape[-1])
     _, values, vectors = np.linalg.svd(centred[:: max(1, len(centred) // 8000)], full_matrices=False)
     projected = centred @ vectors[:_NUM_COMPONENTS].T
     scales = projected.std(0)
     components = (projected / scales).reshape(len(shape), num_frames, -1).astype(np.float32)
-    opening = np.stack(gaps).astype(np.float32)
+    opening = np.stack([gesture.gap[:, 3:8].mean(1) for gesture in gestures]).astype(np.float32)
     basis = np.linalg.lstsq(components.reshape(-1, _NUM_COMPONENTS), (opening - opening.mean()).ravel(), rcond=None)[0]
     logger.info("%d clips, shares of the variance %s", len(shape), (values[:8] ** 2 / (values**2).sum()).round(3))
     return LipClips(np.stack(speech), components, opening, scales, basis, heldout.NUM_HELD_OUT_VIDEOS)
@@ -172,12 +177,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
     parser.add_argument("--face-models", type=Path, required=True, help="face_landmarker_v2_with_blendshapes.task")
+    parser.add_argument("--mandarin", type=Path, help="a folder of recorded syllables (niu4.opus)")
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    clips = read_lip_clips(arguments.faces, read_canonical_mesh(arguments.face_models).vertices)
+    clips = read_lip_clips(arguments.faces, read_canonical_mesh(arguments.face_models).vertices, arguments.mandarin)
     train_speech(clips, arguments.minutes).save_pretrained(arguments.output)
 
 

@@ -1,0 +1,230 @@
+"""Mandarin without video: recorded syllables → a sentence of nonsense and a plausible movement of the lips for it.
+
+The syllable's pinyin is in its file name (`niu4.opus`). Initials and finals give mouth shapes at times found from the sound's
+energy; bilabials shut the lips. The shapes are set by hand and not checked against filmed Mandarin.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from joyhallo.data import motion
+from joyhallo.data.gestures import Gesture
+from joyhallo.data.heldout import is_held_out_person
+from joyhallo.data.motion import Array
+from joyhallo.data.pictures import SPEECH_HZ, VIDEO_FPS, read_speech
+
+# Centimetres against the closed rest: opening of the lips, drop of the chin, change of the mouth's width, protrusion.
+_SHAPES = {
+    "rest": (0.0, 0.0, 0.0, 0.0),
+    "shut": (0.0, 0.12, -0.04, 0.03),
+    "f": (0.06, 0.18, 0.0, -0.03),
+    "tongue-tip": (0.28, 0.27, 0.07, 0.0),
+    "back": (0.33, 0.35, 0.0, 0.0),
+    "palatal": (0.25, 0.18, 0.22, -0.05),
+    "retroflex": (0.28, 0.20, -0.2, 0.15),
+    "sibilant": (0.2, 0.15, 0.14, -0.03),
+    "a": (1.05, 0.95, 0.07, -0.03),
+    "o": (0.55, 0.5, -0.34, 0.18),
+    "e": (0.5, 0.47, 0.08, -0.03),
+    "ê": (0.6, 0.5, 0.17, -0.05),
+    "i": (0.3, 0.22, 0.27, -0.08),
+    "u": (0.21, 0.25, -0.48, 0.3),
+    "ü": (0.18, 0.2, -0.5, 0.32),
+    "er": (0.45, 0.4, -0.1, 0.08),
+    "n": (0.27, 0.27, 0.06, 0.0),
+    "ng": (0.38, 0.35, 0.0, 0.0),
+    "apical": (0.24, 0.18, 0.1, 0.0),
+}
+_INITIALS = {
+    "b": "shut", "p": "shut", "m": "shut", "f": "f",
+    "d": "tongue-tip", "t": "tongue-tip", "n": "tongue-tip", "l": "tongue-tip",
+    "g": "back", "k": "back", "h": "back", "j": "palatal", "q": "palatal", "x": "palatal",
+    "zh": "retroflex", "ch": "retroflex", "sh": "retroflex", "r": "retroflex", "z": "sibilant", "c": "sibilant", "s": "sibilant",
+}  # fmt: skip
+_FINALS = {
+    "a": "a", "o": "o", "e": "e", "i": "i", "u": "u", "ü": "ü", "er": "er", "ai": "a i", "ei": "ê i", "ao": "a u", "ou": "o u",
+    "an": "a n", "en": "e n", "ang": "a ng", "eng": "e ng", "ong": "u ng",
+    "ia": "i a", "ie": "i ê", "iao": "i a u", "iu": "i o u",
+    "ian": "i ê n", "in": "i n", "iang": "i a ng", "ing": "i ng", "iong": "ü ng", "ua": "u a", "uo": "u o", "uai": "u a i",
+    "ui": "u ê i", "uan": "u a n", "un": "u e n", "uang": "u a ng", "ueng": "u e ng", "üe": "ü ê", "üan": "ü ê n", "ün": "ü n",
+}  # fmt: skip
+_SPELLED_WITHOUT_INITIAL = {
+    "yi": "i", "yin": "in", "ying": "ing", "yu": "ü", "yue": "üe", "yuan": "üan", "yun": "ün", "you": "iu", "yong": "iong",
+    "ye": "ie", "wu": "u", "wei": "ui", "wen": "un", "weng": "ueng", "wo": "uo",
+}  # fmt: skip
+_AMPLITUDE = 1.4  # at the pace of speech no shape is reached in full: this brings the openings to those of filmed speech
+_LEAD_S = 0.05  # the lips are ahead of the sound
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Speech [F·640] at 16 kHz and the controls [F, 4] (see the shapes) of its F video frames."""
+
+    speech: Array
+    controls: Array
+
+
+@dataclass(frozen=True)
+class LipBasis:
+    """How points move per unit of the four controls, [4, 478·3], and the opening's profile along the lips [11]."""
+
+    points: Array
+    profile: Array
+
+
+def phones(pinyin: str) -> list[str] | None:
+    """The mouth shapes of a syllable such as `niu4`, its initial first; None for what is not a syllable of the tables."""
+    found = re.fullmatch(r"([a-zü]+?)[1-5]?", pinyin.lower().replace("v", "ü").replace("u:", "ü"))
+    if not found:
+        return None
+    spelled = found[1]
+    if spelled in _SPELLED_WITHOUT_INITIAL:
+        return _FINALS[_SPELLED_WITHOUT_INITIAL[spelled]].split()
+    if spelled[0] in "yw":
+        spelled = {"y": "i", "w": "u"}[spelled[0]] + spelled[1:]
+        return _FINALS[spelled].split() if spelled in _FINALS else None
+    initial = next((spelled[:size] for size in (2, 1) if spelled[:size] in _INITIALS), "")
+    final = spelled[len(initial) :]
+    if initial in {"j", "q", "x"} and final.startswith("u"):
+        final = "ü" + final[1:]
+    if initial in {"zh", "ch", "sh", "r", "z", "c", "s"} and final == "i":
+        return [_INITIALS[initial], "apical"]
+    if final not in _FINALS:
+        return None
+    return ([_INITIALS[initial]] if initial else []) + _FINALS[final].split()
+
+
+def fit_lip_basis(gestures: Sequence[Gesture]) -> LipBasis:
+    """Least squares of all points' movement on the four controls, over filmed gestures."""
+    controls = np.concatenate([controls_of(gesture) for gesture in gestures])
+    shapes = np.concatenate([gesture.shape.reshape(len(gesture.blink), -1) for gesture in gestures])
+    with_one = np.c_[controls, np.ones(len(controls))]
+    solution = np.linalg.solve(with_one.T @ with_one + np.diag([1, 1, 1, 1, 1e-3]), with_one.T @ shapes)
+    gaps = np.concatenate([gesture.gap for gesture in gestures])
+    profile = gaps[controls[:, 0] > 0.5].mean(0)
+    return LipBasis(solution[:4], profile / profile[3:8].mean())
+
+
+def controls_of(gesture: Gesture) -> Array:
+    """The four controls [F, 4] of a filmed gesture."""
+    lips = list(motion.OUTER_LIPS)
+    return np.stack(
+        [
+            gesture.gap[:, 3:8].mean(1),
+            gesture.shape[:, 152, 1],
+            gesture.shape[:, 291, 0] - gesture.shape[:, 61, 0],
+            -gesture.shape[:, lips, 2].mean(1),
+        ],
+        1,
+    )
+
+
+def act(sentence: Sentence, basis: LipBasis, donor: Gesture) -> Gesture:
+    """The movement for a sentence; head, eyes and brows come from a filmed gesture, played forth and back."""
+    count, length = len(sentence.controls), len(donor.blink)
+    frames = np.abs((np.arange(count) + length - 1) % (2 * length - 2) - (length - 1))
+    shape = (sentence.controls @ basis.points).reshape(count, -1, 3)
+    filmed = donor.shape[frames]
+    is_eye_or_brow = np.zeros(shape.shape[1], bool)
+    is_eye_or_brow[[i for group in (_EYE_POINTS, _BROW_POINTS) for i in group]] = True
+    shape[:, is_eye_or_brow] = filmed[:, is_eye_or_brow]
+    gap = np.maximum(0, sentence.controls[:, :1]) * basis.profile
+    return Gesture(shape, gap, donor.blink[frames], donor.rotation[frames], donor.scale[frames], donor.shift[frames])
+
+
+_EYE_POINTS = motion.RIGHT_EYE_UPPER + motion.RIGHT_EYE_LOWER + motion.LEFT_EYE_UPPER + motion.LEFT_EYE_LOWER
+_BROW_POINTS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
+
+
+def _speaking_part(speech: Array) -> tuple[float, float]:
+    """Start and end of the sound in a recording of one syllable, seconds."""
+    energy = np.sqrt(np.convolve(speech**2, np.ones(320) / 320, "same"))[::80]
+    loud = np.flatnonzero(energy > 0.06 * energy.max())
+    return loud[0] * 80 / SPEECH_HZ, (loud[-1] + 1) * 80 / SPEECH_HZ
+
+
+def _keys(shapes: list[str], start: float, end: float) -> list[tuple[float, str]]:
+    """Times and names of the shapes of one syllable."""
+    duration, keys, onset = end - start, [], 0.0
+    if shapes[0] in _INITIALS.values() and len(shapes) > 1:
+        onset = min(0.11, 0.32 * duration)
+        keys.append((start + (0.0 if shapes[0] == "shut" else 0.3 * onset) - _LEAD_S, shapes[0]))
+        shapes = shapes[1:]
+    places = np.linspace(0, 1, len(shapes) + 2)[1:-1] if len(shapes) > 1 else [0.4]
+    keys += [
+        (start + onset + place * (duration - onset) - 0.6 * _LEAD_S, shape) for place, shape in zip(places, shapes, strict=True)
+    ]
+    return keys
+
+
+def _trajectory(keys: list[tuple[float, str]], num_frames: int) -> Array:
+    """Controls [F, 4] through the keys, at rest before, after and in long pauses; closures are really shut."""
+    from scipy.interpolate import PchipInterpolator
+
+    points = [(-0.5, "rest"), (max(-0.4, keys[0][0] - 0.16), "rest")]
+    for before, key in zip([None, *keys[:-1]], keys, strict=True):
+        if before is not None and key[0] - before[0] > 0.45:
+            points += [(before[0] + 0.2, "rest"), (key[0] - 0.16, "rest")]
+        if key[0] > points[-1][0] + 0.012:
+            points.append(key)
+    points += [(keys[-1][0] + 0.22, "rest"), (max(keys[-1][0] + 2, num_frames / VIDEO_FPS + 1), "rest")]
+    times = (np.arange(num_frames) + 0.5) / VIDEO_FPS
+    curve = PchipInterpolator([time for time, _ in points], [_SHAPES[name] for _, name in points])(times)
+    curve[1:-1] = 0.2 * curve[:-2] + 0.6 * curve[1:-1] + 0.2 * curve[2:]
+    curve[:, :2] *= _AMPLITUDE
+    for time, name in keys:
+        if name == "shut":
+            frame = int(np.clip(round(time * VIDEO_FPS - 0.5), 0, num_frames - 1))
+            curve[frame, :2] = 0, min(curve[frame, 1], 0.15)
+    return curve
+
+
+def read_syllables(folder: Path) -> dict[bool, list[Path]]:
+    """The recordings whose names are syllables: the held-out ones (True) and those to train on (False)."""
+    paths = [path for path in sorted(folder.glob("*.opus")) if phones(path.stem)]
+    return {is_held: [path for path in paths if is_held_out_person(path.stem) == is_held] for is_held in (True, False)}
+
+
+def speak(paths: Sequence[Path], num_frames: int, random: np.random.Generator) -> Sentence:
+    """Random syllables one after another until the frames are full; the pauses between them are random too."""
+    speech = np.zeros(num_frames * SPEECH_HZ // VIDEO_FPS, np.float32)
+    keys: list[tuple[float, str]] = []
+    time = float(random.uniform(0.05, 0.3))
+    while True:
+        path = paths[random.integers(len(paths))]
+        shapes = phones(path.stem) or ["rest"]
+        sound = read_speech(path)
+        start, end = _speaking_part(sound)
+        # Isolated syllables are slow; in speech they are about half as long.
+        pace = float(random.uniform(1.1, 1.6))
+        sound = _faster(sound[int(start * SPEECH_HZ) : int(end * SPEECH_HZ)], pace)
+        duration = len(sound) / SPEECH_HZ
+        if time + duration > num_frames / VIDEO_FPS:
+            break
+        first = int(time * SPEECH_HZ)
+        speech[first : first + len(sound)] += sound[: len(speech) - first] / (sound.std() + 1e-6)
+        keys += _keys(shapes, time, time + duration)
+        time += duration + (float(random.uniform(0.15, 0.4)) if random.random() < 0.2 else float(random.uniform(0, 0.04)))
+    speech += random.normal(0, 0.003, len(speech)).astype(np.float32)
+    return Sentence(speech, _trajectory(keys or [(0.2, "rest")], num_frames))
+
+
+def _faster(sound: Array, pace: float) -> Array:
+    """Shorter at the same pitch: pieces of 40 ms added with overlap, each shifted to fit the last one best."""
+    size, hop, reach = 640, 320, 80
+    window = np.hanning(size).astype(np.float32)
+    num_pieces = int((len(sound) - size - 2 * reach) / pace) // hop
+    if num_pieces < 2:
+        return sound
+    result = np.zeros(num_pieces * hop + size, np.float32)
+    for index in range(num_pieces):
+        at, target = int(index * hop * pace) + reach, index * hop
+        shifts = range(-reach, reach + 1, 4)
+        overlap = result[target : target + hop]
+        shift = max(shifts, key=lambda move: float(overlap @ sound[at + move : at + move + hop])) if index else 0
+        result[target : target + size] += window * sound[at + shift : at + shift + size]
+    return result
