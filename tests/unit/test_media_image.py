@@ -198,6 +198,13 @@ def test_unusable_files_are_refused_in_one_line(tmp_path):
         assert isinstance(caught.value, UserError)
 
 
+def test_a_large_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("joyhallo.media.image.MAX_BYTES", 100)
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="GB"):
+        read_image(tmp_path / "a.png")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")

@@ -154,6 +154,13 @@ def test_a_lost_label_does_not_pass(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+def test_other_frame_rates_and_long_chinese_names(tmp_path):
+    path = write(tmp_path / ("数" * 80 + ".mkv"), 60, speech=speech_file(tmp_path, 16000), fps=60)
+    assert probe_video(path).fps == 60
+    assert probe_video(path).duration_s == pytest.approx(1.0)
+    assert path.stat().st_mode & 0o077 == (tmp_path / "speech_16000_2.wav").stat().st_mode & 0o077
+
+
 def test_impossible_outputs_are_refused_at_once(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     for name, message in {
@@ -161,6 +168,8 @@ def test_impossible_outputs_are_refused_at_once(tmp_path):
         "absent/a.mp4": "does not exist",
         "folder.mp4": "folder",
         "a": "cannot carry",
+        "a\0.mp4": "not a possible",
+        "a" * 300 + ".mp4": "cannot be written",
     }.items():
         with pytest.raises(VideoError, match=message):
             VideoWriter(tmp_path / name, size=(64, 64), speech=None, metadata={})

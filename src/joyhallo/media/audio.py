@@ -59,10 +59,12 @@ def probe_speech(path: str | Path) -> SpeechInfo:
     ------
     AudioError : as `stream_speech`.
     """
+    num_samples: dict[int, int] = {}  # by rate: a joined recording may have several
     duration_s, first = 0.0, None
     for block in decode_sound(path):
         first = first or block
-        duration_s += block.samples.shape[1] / block.sample_rate_hz
+        num_samples[block.sample_rate_hz] = num_samples.get(block.sample_rate_hz, 0) + block.samples.shape[1]
+        duration_s = sum(count / rate for rate, count in num_samples.items())
         _check_length(path, duration_s, is_whole=False)
     assert first is not None  # otherwise decode_sound has raised
     _check_length(path, duration_s, is_whole=True)

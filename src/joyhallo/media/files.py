@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,9 +57,20 @@ def require_output(path: str | Path, what: str, error: type[UserError]) -> Path:
     UserError (the class given) : no such folder, a folder in the file's place, or no right to write there.
     """
     path = Path(path)
-    if not path.parent.is_dir():
+    has_folder = is_folder = False
+    try:
+        has_folder, is_folder = path.parent.is_dir(), path.is_dir()
+        if has_folder:
+            path.lstat()  # unlike `is_dir`, this tells an absent file from an impossible name
+    except FileNotFoundError:
+        pass
+    except OSError as problem:  # a folder above may not be entered, or the name is too long
+        raise writing_error(problem, path, what, error) from problem
+    except ValueError as problem:  # a NUL inside the name
+        raise error(f"the {what} {_short(path)!r} is not a possible path: check its name") from problem
+    if not has_folder:
         raise error(f"the folder '{path.parent}' for the {what} does not exist: create it or give another path")
-    if path.is_dir():
+    if is_folder:
         raise error(f"the {what} '{path}' is an existing folder: give the name of a file")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise error(f"the folder '{path.parent}' for the {what} is not writable: change its permissions or give another path")
@@ -68,22 +79,22 @@ def require_output(path: str | Path, what: str, error: type[UserError]) -> Path:
 
 def reserve_beside(path: Path, what: str, error: type[UserError]) -> Path:
     """Create an empty temporary file in the folder of `path`, with the same suffix; the caller renames or removes it."""
+    # Not tempfile.mkstemp: its files are private, and the finished one is to have the usual permissions.
+    temporary = path.with_name(f".{path.stem[:20]}.{uuid.uuid4().hex[:12]}.partial{path.suffix}")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=f".partial{path.suffix}", dir=path.parent)
+        temporary.touch(exist_ok=False)
     except OSError as problem:
         raise writing_error(problem, path, what, error) from problem
-    os.close(handle)
-    return Path(name)
+    return temporary
 
 
 def publish(temporary: Path, path: Path) -> None:
     """Give a finished temporary file its final name, durably: its bytes reach the disk before the name does."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
-    mask = os.umask(0)  # mkstemp makes private files; the finished one gets the usual permissions
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)
     temporary.replace(path)
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

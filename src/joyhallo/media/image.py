@@ -19,6 +19,8 @@ MIN_SIDE_PX = 64
 HUGE_PIXELS = 64_000_000
 MAX_SIDE_PX = 8192  # what a huge picture is reduced to
 
+MAX_BYTES = 2_000_000_000
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _READABLE = "a JPEG, PNG, WebP, BMP, TIFF or GIF picture"
 _VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".ts")
@@ -102,15 +104,18 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _open(path: Path) -> Image.Image:
     """Read the header. Pillow's own `open` has a process-wide pixel limit below ours, so its readers are asked directly."""
     Image.init()
-    data = io.BytesIO(path.read_bytes())  # a file that changes or vanishes while it is decoded cannot hurt
-    head = data.getvalue()[:16]
+    with path.open("rb") as file:
+        head = file.read(16)
     for name in _FORMATS:
         reader, accepts = Image.OPEN[name]
         if accepts is not None and accepts(head) is not True:
             continue
+        num_bytes = path.stat().st_size
+        if num_bytes > MAX_BYTES:
+            raise ImageError(f"the picture '{path}' has {num_bytes / 1e9:.1f} GB: give one of at most {MAX_BYTES / 1e9:.0f} GB")
         try:
-            data.seek(0)
-            return reader(data, "")
+            # In memory: a file that changes or vanishes while it is decoded cannot hurt.
+            return reader(io.BytesIO(path.read_bytes()), "")
         except _BROKEN as problem:
             raise ImageError(
                 f"the picture '{path}' is broken or cut short ({_one_line(problem)}): save it again as PNG or JPEG"

@@ -63,6 +63,11 @@ class Paster:
         self._match_colour = match_colour and any(fades)
         self._ring_means = self._means(self._full[self._inside]) if self._match_colour else None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture."""
+        return self._full.shape[0], self._full.shape[1]
+
     def paste(self, frame: np.ndarray) -> np.ndarray:
         """Return the full picture with `frame` in it.
 

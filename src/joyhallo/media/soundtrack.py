@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 # AAC codes 1024 samples at a time: below 32 kHz that would be longer than a frame of 25 a second, and sound and picture could
 # not end together. Lower rates are raised to a multiple.
+_AAC_FRAME_SAMPLES = 1024
 _AAC_RATES_HZ = (32000, 44100, 48000, 64000, 88200, 96000)
-_BITS_PER_SAMPLE = 4  # ample for speech; at most ...
-_MAX_BIT_RATE = 128_000  # ... this per channel
+_BITS_PER_SAMPLE = 4  # ample for speech
+_MAX_BIT_RATE = 128_000  # per channel
 
 
 class SoundTrack:
@@ -38,6 +39,7 @@ class SoundTrack:
         first = next(self._blocks)
         self._num_channels = min(2, first.samples.shape[0])
         self._rate_hz = _nearest_aac_rate(first.sample_rate_hz)
+        self.frame_s = _AAC_FRAME_SAMPLES / self._rate_hz  # the sound cannot end more exactly than this
         self._resampler = None
         self._resampler_rate_hz = 0
         self._waiting = [self._converted(first)]  # [T, C] each, at the rate of the track

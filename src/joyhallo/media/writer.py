@@ -174,7 +174,7 @@ class VideoWriter:
         duration_s = self.num_frames / self.fps
         if num_frames != self.num_frames:
             problem = f"holds {num_frames} frames instead of {self.num_frames}"
-        elif self._sound is not None and abs(ends["audio"] - duration_s) > 1 / self.fps:
+        elif self._sound is not None and abs(ends["audio"] - duration_s) > max(1 / self.fps, self._sound.frame_s):
             problem = f"has {ends['audio']:.3f} s of sound for {duration_s:.3f} s of picture"
         if problem:
             raise VideoError(f"the video '{self.path}' {problem} when read back: it was not kept; check the disk and try again")
