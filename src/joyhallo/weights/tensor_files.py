@@ -7,6 +7,7 @@ Going through all of a file keeps no more than a bounded part of it in memory.
 import json
 import os
 import pickle
+import struct
 import zipfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,12 @@ from torch import Tensor
 from joyhallo.errors import UserError
 
 _MAPPED_BYTES = 1 << 27  # a memory-mapped file is opened anew after so much was read, which lets go of the pages
+
+# what torch's reader of pickles raises on files that are none
+_BROKEN_PICKLE = (
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, RuntimeError, EOFError, LookupError),
+    *(ValueError, TypeError, AttributeError, AssertionError, OverflowError),
+)
 
 _DTYPE_NAMES = {
     torch.float64: "F64",
@@ -124,7 +131,7 @@ class _PickleFile(TensorFile):
         is_mappable = zipfile.is_zipfile(self.path)  # pickles from before torch 1.6 are not
         try:
             loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=is_mappable)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        except _BROKEN_PICKLE as error:
             what = (
                 "it holds more than tensors, and only tensors are read"
                 if "weights_only" in str(error).lower()
