@@ -8,6 +8,7 @@ A cache is a folder of shards; a shard is a folder of .npy files over N clips wi
 - `lip_d`, `expression_d`, `pose_d` [N, h, h] float16 for the depths d = 0, 1, 2 (h = 16, 8, 4)
 - `face_box` [N, 4]: x0, y0, x1, y1 of the face rectangle in the 256 px crop
 - `aligned` [N, 112, 112, 3] uint8: the still's face as the identity encoder takes it
+- `identity` [N, 128]: its embedding, once there is an identity encoder
 - `person` [N] text, `name` [N] text, `is_portrait` [N], `is_held_out` [N]
 - `opening` [S]: opening of the lips per frame, centimetres (what the frames show, for the scores)
 """
@@ -28,6 +29,7 @@ from joyhallo.data import heldout, motion
 from joyhallo.data.facemesh import read_canonical_mesh
 from joyhallo.data.synthesis import unit_speech
 from joyhallo.models.autoencoder import PatchAutoencoder
+from joyhallo.models.identity_encoder import IdentityNetwork
 
 logger = logging.getLogger(__name__)
 _SIZE, _NUM_DEPTHS, _SAMPLES = 256, 3, 640
@@ -108,21 +110,18 @@ def write_shard(clips: list[Clip], network: PatchAutoencoder, folder: Path) -> N
     temporary.replace(folder)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
-    parser.add_argument("--talking", type=Path, nargs="*", default=[], help="folders of clips of joyhallo.data.synthesis")
-    parser.add_argument("--videos", type=int, nargs=2, metavar=("FIRST", "END"), default=(0, 0), help="which videos to add")
-    parser.add_argument("--autoencoder", type=Path, required=True)
-    parser.add_argument("--face-models", type=Path, required=True, help="face_landmarker_v2_with_blendshapes.task")
-    parser.add_argument("--clips-per-shard", type=int, default=100)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
-    network = PatchAutoencoder.from_pretrained(arguments.autoencoder).eval().to(memory_format=torch.channels_last)
-    template = read_canonical_mesh(arguments.face_models).vertices
+@torch.no_grad()
+def add_embeddings(network: IdentityNetwork, cache: Path) -> None:
+    """Write `identity.npy` [N, E] float32 into every shard."""
+    for folder in sorted(cache.glob("shard_*")):
+        faces = torch.from_numpy(np.load(folder / "aligned.npy")).permute(0, 3, 1, 2).float() / 127.5 - 1
+        temporary = folder / ".identity.part.npy"
+        np.save(temporary, torch.cat([network(part) for part in faces.split(32)]).numpy())
+        temporary.replace(folder / "identity.npy")
+
+
+def write_cache(arguments: argparse.Namespace, network: PatchAutoencoder, template: np.ndarray) -> None:
+    """Write the shards that are asked for and not there yet."""
     videos = sorted((arguments.faces / "videos").glob("*.npz"))
     jobs: list[tuple[str, list[Path]]] = [("videos", videos[arguments.videos[0] : arguments.videos[1]])]
     jobs += [(folder.name, sorted(folder.glob("*.npz"))) for folder in arguments.talking]
@@ -140,6 +139,27 @@ def main() -> None:
             ]
             write_shard(clips, network, folder)
             logger.info("%s: %d clips", folder.name, len(clips))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
+    parser.add_argument("--talking", type=Path, nargs="*", default=[], help="folders of clips of joyhallo.data.synthesis")
+    parser.add_argument("--videos", type=int, nargs=2, metavar=("FIRST", "END"), default=(0, 0), help="which videos to add")
+    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--identity-encoder", type=Path, help="add the embeddings of this network to all shards, at the end")
+    parser.add_argument("--face-models", type=Path, required=True, help="face_landmarker_v2_with_blendshapes.task")
+    parser.add_argument("--clips-per-shard", type=int, default=100)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    network = PatchAutoencoder.from_pretrained(arguments.autoencoder).eval().to(memory_format=torch.channels_last)
+    template = read_canonical_mesh(arguments.face_models).vertices
+    write_cache(arguments, network, template)
+    if arguments.identity_encoder:
+        add_embeddings(IdentityNetwork.from_pretrained(arguments.identity_encoder).eval(), arguments.output)
 
 
 if __name__ == "__main__":

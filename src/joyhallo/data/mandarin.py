@@ -43,7 +43,8 @@ _INITIALS = {
     "b": "shut", "p": "shut", "m": "shut", "f": "f",
     "d": "tongue-tip", "t": "tongue-tip", "n": "tongue-tip", "l": "tongue-tip",
     "g": "back", "k": "back", "h": "back", "j": "palatal", "q": "palatal", "x": "palatal",
-    "zh": "retroflex", "ch": "retroflex", "sh": "retroflex", "r": "retroflex", "z": "sibilant", "c": "sibilant", "s": "sibilant",
+    "zh": "retroflex", "ch": "retroflex", "sh": "retroflex", "r": "retroflex",
+    "z": "sibilant", "c": "sibilant", "s": "sibilant",
 }  # fmt: skip
 _FINALS = {
     "a": "a", "o": "o", "e": "e", "i": "i", "u": "u", "ü": "ü", "er": "er", "ai": "a i", "ei": "ê i", "ao": "a u", "ou": "o u",

@@ -77,8 +77,8 @@ class FaceData:
     held_out_frames: np.ndarray
 
 
-def read_face_data(folder: Path, max_videos: int = 160, every: int = 5) -> FaceData:
-    """Read the output of `joyhallo.data.faces`; of every video each `every`-th frame."""
+def read_face_data(folder: Path, talking: Path | None = None, max_videos: int = 160, every: int = 5) -> FaceData:
+    """Read the output of `joyhallo.data.faces`, of every video each `every`-th frame; and some of `joyhallo.data.synthesis`."""
     with np.load(folder / "portraits.npz") as file:
         crops, tight, persons = file["crops"], file["crops256"], file["persons"]
     is_held = np.array([heldout.is_held_out_person(str(person)) for person in persons])
@@ -88,6 +88,10 @@ def read_face_data(folder: Path, max_videos: int = 160, every: int = 5) -> FaceD
     for path in videos:
         with np.load(path) as file:
             frames[path.stem in first].append(file["frames"][2::every])
+    for path in sorted(talking.glob("*/*.npz")) if talking else ():
+        with np.load(path) as file:
+            if not file["is_held_out"]:
+                frames[False].append(file["frames"][5::9])
     held_frames = np.concatenate([clip[::5] for clip in frames[True]])
     return FaceData(crops[~is_held], np.concatenate(frames[False]), tight[is_held], held_frames)
 
@@ -107,7 +111,7 @@ class Batches:
 
     def _face(self) -> np.ndarray:
         random = self._random
-        if random.random() < 0.6:
+        if random.random() < 0.5:
             picture = self._data.portraits[random.integers(len(self._data.portraits))]
             side = int(random.integers(236, 301))
             top, left = (int(np.clip((320 - side) / 2 + random.normal() * 12, 0, 320 - side)) for _ in range(2))
@@ -249,6 +253,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
+    parser.add_argument("--talking", type=Path, help="output folder of joyhallo.data.synthesis: its frames are trained on too")
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--decoder-minutes", type=float, default=8)
     parser.add_argument("--decoder-of", type=Path, help="skip the first phase: tune the decoder of this network")
@@ -257,7 +262,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    data = read_face_data(arguments.faces)
+    data = read_face_data(arguments.faces, arguments.talking)
     if arguments.decoder_of:
         network = PatchAutoencoder.from_pretrained(arguments.decoder_of)
     else:
