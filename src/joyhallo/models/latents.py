@@ -1,0 +1,57 @@
+"""Between pixels and what the denoising network samples.
+
+Axes: N pictures, C channels, H and W the place.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+LatentForm = Literal["absolute", "residual"]
+
+
+def encode_pixels(vae: nn.Module, pixels: Tensor) -> Tensor:
+    """Pixels [N,3,H,W] in [-1,1] → latents [N,C,h,w] (the mean, where the autoencoder has a distribution)."""
+    first = next(vae.parameters())
+    encoded = vae.encode(pixels.to(first.device, first.dtype))
+    return encoded.latent_dist.mean if isinstance(vae, AutoencoderKL) else encoded
+
+
+def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = 4) -> Tensor:
+    """Latents [N,C,h,w] → pixels [N,3,H,W] in [-1,1], float32, a few pictures at a time to bound the memory."""
+    dtype = next(vae.parameters()).dtype
+    pictures = []
+    for part in latents.to(dtype).split(num_at_once):
+        decoded = vae.decode(part)
+        pictures.append((decoded.sample if isinstance(vae, AutoencoderKL) else decoded).float().clamp(-1, 1))
+    return torch.cat(pictures)
+
+
+def downscale_factor(vae: nn.Module) -> int:
+    """Pixels per latent cell."""
+    if isinstance(vae, AutoencoderKL):
+        return 2 ** (len(vae.config["block_out_channels"]) - 1)
+    return int(vae.downscale_factor)
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What is sampled: the latents themselves, or their difference from the portrait's, scaled to unit variance."""
+
+    form: LatentForm
+    scale: float
+
+    def to_sampled(self, latents: Tensor, portrait: Tensor) -> Tensor:
+        """Latents of any shape that the portrait's broadcasts to."""
+        return (latents - portrait if self.form == "residual" else latents) * self.scale
+
+    def from_sampled(self, sampled: Tensor, portrait: Tensor) -> Tensor:
+        latents = sampled / self.scale
+        return latents + portrait if self.form == "residual" else latents
+
+    def of_reference(self, latents: Tensor) -> Tensor:
+        """How the networks see pictures that are given, not sampled."""
+        return latents * self.scale if self.form == "absolute" else latents

@@ -1,0 +1,90 @@
+"""From frames of the face to a labelled file: paste, mark, encode, sign."""
+
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from joyhallo.conditioning.portrait import Portrait
+from joyhallo.errors import UserError
+from joyhallo.media.aigc import new_label
+from joyhallo.media.image import resize
+from joyhallo.media.mark import DEFAULT_TEXT, Mark
+from joyhallo.media.paste import Crop, Paster
+from joyhallo.media.writer import VideoWriter
+
+LONGEST_SIDE_PX = 2048  # of a video with the frames pasted back; what players and H.264 levels take
+PROVIDER = "JoyHallo-OSS-local"
+
+
+@dataclass(frozen=True)
+class Output:
+    """How the file looks and what it says of itself."""
+
+    paste_back: bool = True
+    fps: int = 25
+    crf: int = 18
+    mark: str = "start"  # "start", "persistent" or "off"
+    mark_text: str | None = None
+    mark_reason: str | None = None  # why there is no mark; needed when it is off
+    provider: str = PROVIDER
+    c2pa_cert: Path | None = None
+    c2pa_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.mark not in ("start", "persistent", "off"):
+            raise UserError(f"the mark is {self.mark!r}: give 'start', 'persistent' or 'off'")
+        if self.mark == "off" and not self.mark_reason:
+            raise UserError("a video without a visible mark needs a reason: give mark_reason")
+
+
+class TalkingWriter:
+    """Context manager: frames of the face in, a labelled video out, whole or not at all."""
+
+    def __init__(self, path: Path, portrait: Portrait, speech: str | Path | None, output: Output) -> None:
+        self.path, self.output = path, output
+        self.paster = paster_of(portrait) if output.paste_back else None
+        size = self.paster.size if self.paster else (portrait.pixels.shape[1], portrait.pixels.shape[2])
+        self.size = size
+        self.mark = None if output.mark == "off" else Mark(size, output.mark_text or DEFAULT_TEXT, output.mark)  # type: ignore[arg-type]
+        self.label = new_label(output.provider, uuid.uuid4().hex)
+        metadata = {"AIGC": self.label.to_json()}
+        self.writer = VideoWriter(path, size=size, speech=speech, metadata=metadata, fps=output.fps, crf=output.crf)
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "TalkingWriter":
+        self.stack.enter_context(self.writer)
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append one frame [H,W,3] uint8 of the face."""
+        picture = self.paster.paste(frame) if self.paster else frame
+        if self.mark:
+            picture = self.mark.apply(picture, self.writer.num_frames / self.output.fps)
+        self.writer.write(picture)
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stack.__exit__(kind, value, trace)
+        if kind is None and self.output.c2pa_cert and self.output.c2pa_key:
+            from joyhallo.media.credentials import sign_c2pa
+
+            sign_c2pa(self.path, self.output.c2pa_cert, self.output.c2pa_key)
+
+
+def paster_of(portrait: Portrait) -> Paster | None:
+    """What puts frames back into the picture; None where the frame is the whole picture."""
+    if portrait.crop is None:
+        return None
+    height, width = portrait.picture.shape[:2]
+    shrink = min(1.0, LONGEST_SIDE_PX / max(height, width))
+    if shrink == 1.0:
+        return Paster(portrait.picture, portrait.crop)
+    picture = resize(portrait.picture, (round(height * shrink), round(width * shrink)))
+    crop = portrait.crop
+    top, left = int(crop.top * shrink), int(crop.left * shrink)
+    bottom = min(round((crop.top + crop.height) * shrink), picture.shape[0])
+    right = min(round((crop.left + crop.width) * shrink), picture.shape[1])
+    return Paster(picture, Crop(top, left, bottom - top, right - left))

@@ -1,0 +1,258 @@
+"""One portrait and one speech recording become frames, clip by clip.
+
+Axes: B = 1 sample (2 under guidance), F frames of a clip, P past frames, C channels, H and W the picture, h and w its latents.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from joyhallo.conditioning.face import FaceMesh
+from joyhallo.conditioning.identity import IdentityEncoder, MiniIdentity
+from joyhallo.conditioning.portrait import Framing, Portrait, prepare_portrait
+from joyhallo.conditioning.speech import MelSpeech, SpeechFeatures, Wav2Vec2Speech, prepare_speech
+from joyhallo.errors import UserError
+from joyhallo.media.image import read_image
+from joyhallo.models.conditions import ClipInputs, RegionScale
+from joyhallo.models.latents import LatentSpace, decode_latents, downscale_factor, encode_pixels
+from joyhallo.models.speech_encoder import MelSpeechNetwork
+from joyhallo.presets import Sampling
+from joyhallo.sampling.guidance import with_unconditional
+from joyhallo.sampling.noise import clip_noise
+from joyhallo.sampling.sampler import Velocity, guided_velocity, sample
+from joyhallo.video import Video
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may change from run to run; None takes the checkpoint's own value."""
+
+    num_steps: int | None = None
+    guidance_scale: float | None = None  # 1 or less: no unconditional half is computed
+    region_scale: RegionScale = RegionScale()
+    seed: int = 42
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Finished frames, and what the next clip needs of them."""
+
+    index: int
+    frames: np.ndarray  # [F,H,W,3] uint8; the last clip of a video may be shorter
+    past: Tensor  # [P,3,H,W] float32 in [-1,1], on the CPU
+
+
+class JoyHalloPipeline(DiffusionPipeline):
+    """The talking-portrait pipeline. `pipe(portrait, speech)` makes a video, `pipe.stream(portrait, speech)` its clips.
+
+    Components: `vae`, `reference_network`, `denoising_network`, `face_projector`, `audio_projector`, `face_locator`,
+    `speech_encoder`, `identity_encoder` (None where the identity comes from InsightFace) and any diffusers `scheduler` that knows
+    velocity prediction with zero terminal SNR. The configuration holds the fields of `presets.Sampling`.
+    """
+
+    _optional_components = ["identity_encoder"]  # noqa: RUF012 (diffusers' way to say so)
+
+    def __init__(  # noqa: PLR0913 (a diffusers pipeline takes its components one by one)
+        self,
+        vae: nn.Module,
+        reference_network: nn.Module,
+        denoising_network: nn.Module,
+        face_projector: nn.Module,
+        audio_projector: nn.Module,
+        face_locator: nn.Module,
+        speech_encoder: nn.Module,
+        scheduler: Any,  # noqa: ANN401 (any of diffusers' schedulers)
+        identity_encoder: nn.Module | None = None,
+        **sampling: Any,  # noqa: ANN401 (the fields of Sampling)
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            reference_network=reference_network,
+            denoising_network=denoising_network,
+            face_projector=face_projector,
+            audio_projector=audio_projector,
+            face_locator=face_locator,
+            speech_encoder=speech_encoder,
+            identity_encoder=identity_encoder,
+            scheduler=scheduler,
+        )
+        sampling["unconditional_drops"] = tuple(sampling.get("unconditional_drops", Sampling.unconditional_drops))
+        self.sampling = Sampling(**sampling)
+        self.register_to_config(**asdict(self.sampling))
+        self.latent_space = LatentSpace(self.sampling.latent_form, self.sampling.latent_scale)  # type: ignore[arg-type]
+        self.face_mesh: FaceMesh | None = None  # found on first use
+        self.identity: IdentityEncoder | None = None if identity_encoder is None else MiniIdentity(identity_encoder)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, torch_dtype: torch.dtype = torch.float32) -> "JoyHalloPipeline":
+        """Load "mini", a folder written by `save_pretrained` or `joyhallo models convert`, or a hub id.
+
+        Raises:
+            UserError: there are no such weights, or a tensor is missing, unknown or misshapen.
+        """
+        from joyhallo.weights.pipeline_folder import load_components
+
+        return cls(**load_components(source, torch_dtype))
+
+    def portrait(self, picture: str | Path | np.ndarray, size: tuple[int, int] | None = None, face_index: int | None = None) -> Portrait:
+        """Find the person in a picture. `size` is the (height, width) of the animated frame in pixels."""
+        framing = Framing(
+            size=size or (self.sampling.height, self.sampling.width),
+            latent_factor=downscale_factor(self.vae),
+            face_share=self.sampling.face_share,
+            num_depths=len(self.denoising_network.config["widths"]),
+        )
+        if self.face_mesh is None:
+            from joyhallo.weights.hub import face_models_path
+
+            self.face_mesh = FaceMesh.from_path(face_models_path())
+        if self.identity is None:
+            from joyhallo.conditioning.identity import InsightFaceIdentity
+            from joyhallo.weights.hub import fetch
+            from joyhallo.weights.registry import IDENTITY_FILES
+
+            for name in IDENTITY_FILES:
+                path = fetch(name)
+            self.identity = InsightFaceIdentity(path.parents[1])
+        return prepare_portrait(read_image(picture), self.face_mesh, self.identity, framing, face_index=face_index)
+
+    def speech(self, recording: str | Path | np.ndarray, separate_vocals: bool = False) -> SpeechFeatures:
+        """Prepare a recording: a file, or a waveform [T] at 16 kHz."""
+        is_mini = isinstance(self.speech_encoder, MelSpeechNetwork)
+        encoder = MelSpeech(self.speech_encoder) if is_mini else Wav2Vec2Speech(self.speech_encoder)
+        separator = None
+        if separate_vocals:
+            from joyhallo.conditioning.vocals import VocalSeparator
+            from joyhallo.weights.hub import fetch
+            from joyhallo.weights.registry import VOCALS_FILE
+
+            separator = VocalSeparator(fetch(VOCALS_FILE))
+        return prepare_speech(recording, encoder, fps=self.sampling.fps, clip_length=self.sampling.clip_length, separator=separator)
+
+    def __call__(
+        self,
+        portrait: str | Path | np.ndarray | Portrait,
+        speech: str | Path | np.ndarray | SpeechFeatures,
+        options: Options | None = None,
+        **changes: Any,  # noqa: ANN401 (the fields of Options)
+    ) -> Video:
+        """Make a whole video in memory; `stream` makes it clip by clip.
+
+        Options are given as `Options(...)` or by name: `num_steps`, `guidance_scale`, `region_scale`, `seed`.
+        """
+        person = portrait if isinstance(portrait, Portrait) else self.portrait(portrait)
+        features = speech if isinstance(speech, SpeechFeatures) else self.speech(speech)
+        clips = self.progress_bar(self.stream(person, features, options or Options(**changes)), total=self.num_clips(features))
+        frames = np.concatenate([clip.frames for clip in clips])
+        return Video(frames, self.sampling.fps, person, speech if isinstance(speech, (str, Path)) else None)
+
+    def num_clips(self, speech: SpeechFeatures) -> int:
+        return -(-speech.num_frames // self.sampling.clip_length)
+
+    def stream(
+        self, portrait: Portrait, speech: SpeechFeatures, options: Options = Options(), resume: Clip | None = None  # noqa: B008
+    ) -> Iterator[Clip]:
+        """Yield the clips of a video, or those after `resume`, with the same frames either way.
+
+        Raises:
+            UserError: the latents of a clip are not finite.
+        """
+        run = _Run(self, portrait, speech, options)
+        past = run.first_past() if resume is None else resume.past
+        for index in range(0 if resume is None else resume.index + 1, self.num_clips(speech)):
+            clip = run.clip(index, past)
+            past = clip.past
+            yield clip
+
+
+class _Run:
+    """What one video needs in every clip."""
+
+    def __init__(self, pipe: JoyHalloPipeline, portrait: Portrait, speech: SpeechFeatures, options: Options) -> None:
+        self.pipe, self.speech, self.options = pipe, speech, options
+        self.sampling = pipe.sampling
+        parameter = next(pipe.denoising_network.parameters())
+        self.like = {"device": parameter.device, "dtype": parameter.dtype}
+        self.num_steps = options.num_steps or self.sampling.num_steps
+        scale = options.guidance_scale
+        self.guidance_scale = self.sampling.guidance_scale if scale is None else scale
+        self.pixels = portrait.pixels
+        self.masks = portrait.masks.to(**self.like)
+        with torch.no_grad():
+            self.portrait_latents = encode_pixels(pipe.vae, portrait.pixels[None]).to(**self.like)  # [1,C,h,w]
+            self.location = pipe.face_locator(portrait.face_region[None].to(**self.like))
+            embedding = portrait.face_embedding[None].to(**self.like)
+            self.face_tokens = pipe.face_projector(embedding)
+            self.no_face = pipe.face_projector(torch.zeros_like(embedding))
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scale > 1
+
+    def first_past(self) -> Tensor:
+        """A video begins as if the portrait had been seen before."""
+        return self.pixels.expand(self.sampling.num_past_frames, -1, -1, -1)
+
+    @torch.no_grad()
+    def clip(self, index: int, past: Tensor) -> Clip:
+        start = index * self.sampling.clip_length
+        latents = self.sample(index, self.velocity(self.inputs(start, past)))
+        latents = self.pipe.latent_space.from_sampled(latents[0].transpose(0, 1), self.portrait_latents)  # [F,C,h,w]
+        pixels = decode_latents(self.pipe.vae, latents).cpu()
+        frames = (pixels * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        kept = min(self.sampling.clip_length, self.speech.num_frames - start)
+        return Clip(index, frames[:kept].numpy(), pixels[pixels.shape[0] - self.sampling.num_past_frames :])
+
+    def inputs(self, start: int, past: Tensor) -> ClipInputs:
+        """The clip's conditions, with the unconditional half where there is guidance."""
+        pipe, drops = self.pipe, self.sampling.unconditional_drops
+        references = self.reference_latents(past)
+        tokens = self.face_tokens
+        if self.is_guided and pipe.reference_network.config["row_order"] == "interleaved":
+            # The published reference network sees both halves, and mixes their face tokens among the rows.
+            references, tokens = references.expand(2, -1, -1, -1, -1), torch.cat([self.no_face, tokens])
+        space, takes_portrait = pipe.latent_space, pipe.denoising_network.config["portrait_in_input"]
+        window = self.speech.window(start, self.sampling.clip_length)[None].to(**self.like)
+        inputs = ClipInputs(
+            reference=pipe.reference_network(references, tokens),
+            face_tokens=self.face_tokens,
+            audio_tokens=pipe.audio_projector(window),
+            location=self.location,
+            masks=self.masks,
+            portrait_latents=space.of_reference(self.portrait_latents) if takes_portrait else None,
+        )
+        return with_unconditional(inputs, drops, self.no_face) if self.is_guided else inputs
+
+    def reference_latents(self, past: Tensor) -> Tensor:
+        """The portrait and the past frames as the reference network sees them, [1,1+P,C,h,w]."""
+        latents = encode_pixels(self.pipe.vae, past).to(**self.like) if len(past) else self.portrait_latents[:0]
+        return self.pipe.latent_space.of_reference(torch.cat([self.portrait_latents, latents]))[None]
+
+    def velocity(self, inputs: ClipInputs) -> Velocity:
+        network = self.pipe.denoising_network
+        conditioning = network.condition(inputs, self.options.region_scale)
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            return network(latents.to(**self.like), timestep, conditioning)
+
+        return guided_velocity(predict, self.guidance_scale) if self.is_guided else predict
+
+    def sample(self, index: int, velocity: Velocity) -> Tensor:
+        channels, height, width = self.portrait_latents.shape[1:]
+        shape = (channels, self.sampling.clip_length, height, width)
+        noise = clip_noise(self.options.seed, index, shape, self.sampling.shared_noise).to(self.like["device"])
+        latents = noise
+        for step, latents in enumerate(sample(velocity, self.pipe.scheduler, self.num_steps, noise)):
+            if not torch.isfinite(latents).all():
+                raise UserError(
+                    f"clip {index}, step {step} of {self.num_steps}: the latents are not finite in "
+                    f"{self.like['dtype']}: run again with --dtype float32, or with a lower --guidance"
+                )
+        return latents

@@ -1,0 +1,33 @@
+"""A finished video in memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from joyhallo.conditioning.portrait import Portrait
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """Frames with what is needed to write them into a file."""
+
+    frames: np.ndarray  # [N,H,W,3] uint8, the animated crop
+    fps: int
+    portrait: Portrait
+    speech: str | Path | None  # the recording, when it was given as a file
+
+    def write(self, path: str | Path, *, paste_back: bool = True, **output: object) -> Path:
+        """Write an mp4 with the recording's own sound, the visible mark and the embedded AI label.
+
+        Args:
+            path: the file; replaced whole or left as it is.
+            paste_back: put the frames back into the full picture.
+            output: the fields of `output.Output`.
+        """
+        from joyhallo.output import Output, TalkingWriter
+
+        with TalkingWriter(Path(path), self.portrait, self.speech, Output(paste_back=paste_back, fps=self.fps, **output)) as writer:
+            for frame in self.frames:
+                writer.write(frame)
+        return Path(path)

@@ -1,0 +1,105 @@
+"""A pipeline's folder: one folder per component with its configuration and safetensors, and `model_index.json`."""
+
+import importlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from joyhallo.errors import UserError
+from joyhallo.presets import Sampling
+from joyhallo.weights.checkpoint import CheckpointError, build_and_load, open_tensors
+from joyhallo.weights.hub import bundled_folder
+
+INDEX = "model_index.json"
+OUR_CLASSES = {
+    "ReferenceNetwork": "joyhallo.models.unet",
+    "DenoisingNetwork": "joyhallo.models.unet",
+    "FaceProjector": "joyhallo.models.projectors",
+    "AudioProjector": "joyhallo.models.projectors",
+    "FaceLocator": "joyhallo.models.face_locator",
+    "PatchAutoencoder": "joyhallo.models.autoencoder",
+    "MelSpeechNetwork": "joyhallo.models.speech_encoder",
+    "IdentityNetwork": "joyhallo.models.identity_encoder",
+}
+FOREIGN_CLASSES = {"AutoencoderKL": "diffusers", "Wav2Vec2Model": "transformers"}
+
+
+def find_folder(source: str | Path) -> Path:
+    """The folder of "mini", of a path, or of a hub id (fetched).
+
+    Raises:
+        UserError: there is none.
+    """
+    if str(source) == "mini":
+        return bundled_folder("mini")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / INDEX).is_file():
+            raise UserError(
+                f"{folder} has no {INDEX}: give a folder written by `joyhallo models convert` or by save_pretrained, or mini"
+            )
+        return folder
+    if folder.exists() or len(folder.parts) != 2:
+        raise UserError(f"there are no weights '{source}': give mini, a folder, or a hub id like owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return find_folder(snapshot_download(str(source)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"the weights '{source}' are no folder and cannot be fetched: give mini or a folder ({error})") from error
+
+
+def load_components(source: str | Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The arguments of `JoyHalloPipeline`: its components, loaded strictly, and its sampling fields.
+
+    Raises:
+        UserError: no such weights, an unknown class or option, a tensor that is missing, unknown or misshapen.
+    """
+    folder = find_folder(source)
+    index = read_json(folder / INDEX)
+    known = {field.name for field in fields(Sampling)}
+    arguments: dict[str, Any] = {name: value for name, value in index.items() if name in known}
+    for name, value in index.items():
+        if name in known or name.startswith("_") or value == [None, None]:
+            continue
+        if not (isinstance(value, list) and len(value) == 2):
+            raise UserError(f"{folder / INDEX}: {name!r} is neither a component nor one of {', '.join(sorted(known))}")
+        if name == "scheduler":
+            arguments[name] = getattr(importlib.import_module("diffusers"), value[1]).from_pretrained(folder / name)
+        else:
+            arguments[name] = load_component(folder / name, value[1], dtype)
+    return arguments
+
+
+def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Module:
+    """One network, strictly, in evaluation mode and without gradients."""
+    module_name = OUR_CLASSES.get(class_name) or FOREIGN_CLASSES.get(class_name)
+    if module_name is None:
+        raise UserError(f"{folder}: the class {class_name!r} is not known: these weights need a newer version, or are not ours")
+    kind = getattr(importlib.import_module(module_name), class_name)
+    config = read_json(folder / "config.json")
+    files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith(".")]
+    if len(files) != 1:
+        raise CheckpointError(f"{folder} holds {len(files)} safetensors files, needed 1: fetch or convert the weights again")
+    if module_name == "transformers":
+        from transformers import Wav2Vec2Config
+
+        network = build_and_load(lambda: kind(Wav2Vec2Config.from_dict(config)), open_tensors(files[0]), dtype=dtype)
+    else:
+        network = build_and_load(lambda: kind.from_config(config), open_tensors(files[0]), dtype=dtype)
+    network = network.eval().requires_grad_(False)
+    return network.to(memory_format=torch.channels_last) if class_name != "Wav2Vec2Model" else network
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: fetch or convert the weights again") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: fetch or convert the weights again") from error
