@@ -7,7 +7,7 @@ safetensors file of its network, so memory holds one tensor at a time and the fi
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -107,8 +107,9 @@ def convert(
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted conversion left
     partial.mkdir()
     try:
-        index: dict[str, object] = {"_class_name": "JoyHalloPipeline"}
         plan = _Plan(variant, preset or getattr(presets, variant)(), dtype, progress)
+        index: dict[str, object] = {"_class_name": "JoyHalloPipeline", "identity_encoder": [None, None]}
+        index |= asdict(plan.preset.sampling)
         index |= _write_networks(open_tensors(net), partial, plan)
         index["vae"] = _write_vae(vae[0], vae[1], partial / "vae", plan)
         index["speech_encoder"] = _write_speech_encoder(speech[0], speech[1], partial / "speech_encoder", plan)
