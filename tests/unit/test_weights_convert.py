@@ -1,4 +1,4 @@
-"""Conversion of a published checkpoint at small widths: names and numbers arrive, faults are named, nothing half-written stays."""
+"""Conversion of a published checkpoint, at small widths: numbers arrive, faults are named, nothing stays half-written."""
 
 import json
 from pathlib import Path

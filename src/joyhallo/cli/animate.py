@@ -32,6 +32,8 @@ _LARGEST_SCALE = 10.0
 class Motion:
     """How the face moves."""
 
+    model: Annotated[str, Parameter(name=["--model", "-m"])] = "mini"
+    "mini, a folder of weights, or a repository of the hub."
     steps: int | None = None
     "Denoising steps of each clip; what the weights were made for by default."
     guidance: float | None = None
@@ -105,7 +107,6 @@ def animate(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    model: Annotated[str, Parameter(name=["--model", "-m"])] = "mini",
     motion: Motion = Motion(),
     picture: Picture = Picture(),
     labels: Labels = Labels(),
@@ -123,20 +124,30 @@ def animate(
         A recording, or a video whose sound is taken: wav, mp3, m4a, flac, ogg, mp4 and others.
     output
         The video to write (.mp4).
-    model
-        "mini", a folder of weights, or a repository of the hub.
     """
     check_paths(portrait, speech, output, overwrite=run.overwrite)
     check_numbers(motion, picture)
     check_labels(labels)
-    from joyhallo.models.conditions import RegionScale
-    from joyhallo.render import RenderRequest, render
+    from joyhallo.render import render
 
-    request = RenderRequest(
+    request = build_request((portrait, speech, output), motion, picture, labels, run)
+    with progress_shown() as show:
+        result = render(request, show)
+    _report(request, result, as_json=run.json)
+    return 0
+
+
+def build_request(paths: tuple[Path, Path, Path], motion: Motion, picture: Picture, labels: Labels, run: Run) -> RenderRequest:
+    """The request that those options ask for; `paths` are portrait, speech and output."""
+    from joyhallo.models.conditions import RegionScale
+    from joyhallo.render import RenderRequest
+
+    portrait, speech, output = paths
+    return RenderRequest(
         portrait=portrait,
         speech=speech,
         output=output,
-        model=model,
+        model=motion.model,
         steps=motion.steps,
         guidance=motion.guidance,
         region_scale=RegionScale(motion.lip, motion.expression, motion.pose),
@@ -156,10 +167,6 @@ def animate(
         separate_vocals=run.vocals,
         fresh=run.fresh,
     )
-    with progress_shown() as show:
-        result = render(request, show)
-    _report(request, result, as_json=run.json)
-    return 0
 
 
 def check_paths(portrait: Path, speech: Path, output: Path, *, overwrite: bool) -> None:
