@@ -3,7 +3,7 @@
 Axes: B = 1 sample (2 under guidance), F frames of a clip, P past frames, C channels, H and W the picture, h and w its latents.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class JoyHalloPipeline(DiffusionPipeline):
 
     Components: `vae`, `reference_network`, `denoising_network`, `face_projector`, `audio_projector`, `face_locator`,
     `speech_encoder`, `identity_encoder` (None where the identity comes from InsightFace) and any diffusers `scheduler` that knows
-    velocity prediction with zero terminal SNR. The configuration holds the fields of `presets.Sampling`.
+    velocity prediction with zero terminal SNR. `sampling` is how the weights were trained to be sampled.
     """
 
     _optional_components = ["identity_encoder"]  # noqa: RUF012 (diffusers' way to say so)
@@ -69,7 +69,7 @@ class JoyHalloPipeline(DiffusionPipeline):
         speech_encoder: nn.Module,
         scheduler: Any,  # noqa: ANN401 (any of diffusers' schedulers)
         identity_encoder: nn.Module | None = None,
-        **sampling: Any,  # noqa: ANN401 (the fields of Sampling)
+        sampling: Sampling | Mapping[str, Any] = Sampling(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -83,9 +83,8 @@ class JoyHalloPipeline(DiffusionPipeline):
             identity_encoder=identity_encoder,
             scheduler=scheduler,
         )
-        sampling["unconditional_drops"] = tuple(sampling.get("unconditional_drops", Sampling.unconditional_drops))
-        self.sampling = Sampling(**sampling)
-        self.register_to_config(**asdict(self.sampling))
+        self.sampling = sampling if isinstance(sampling, Sampling) else Sampling.from_config(sampling)
+        self.register_to_config(sampling=asdict(self.sampling))
         self.latent_space = LatentSpace(self.sampling.latent_form, self.sampling.latent_scale)  # type: ignore[arg-type]
         self.face_mesh: FaceMesh | None = None  # found on first use
         self.identity: IdentityEncoder | None = None if identity_encoder is None else MiniIdentity(identity_encoder)

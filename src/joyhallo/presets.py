@@ -1,7 +1,11 @@
 """Named configurations: the arguments of every network of a system."""
 
-from dataclasses import dataclass, field, replace
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from joyhallo.errors import UserError
 
 Config = dict[str, Any]
 
@@ -22,6 +26,20 @@ class Sampling:
     latent_form: str = "absolute"  # "residual": what is sampled is the difference from the portrait's latents
     latent_scale: float = 0.18215  # brings what is sampled to unit variance
     face_share: float = 0.6  # of the frame's side
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Sampling":
+        """From a stored configuration.
+
+        Raises:
+            UserError: an option that is not known, with the nearest that is.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in config:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise UserError(f"the sampling option {name!r} is not known: the nearest known one is {near!r}")
+        return cls(**config | {"unconditional_drops": tuple(config.get("unconditional_drops", cls.unconditional_drops))})
 
 
 @dataclass(frozen=True)

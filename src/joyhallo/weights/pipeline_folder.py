@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from torch import nn
 
 from joyhallo.errors import UserError
-from joyhallo.presets import Sampling
 from joyhallo.weights.checkpoint import CheckpointError, build_and_load, open_tensors
 from joyhallo.weights.hub import bundled_folder
 
@@ -62,13 +60,12 @@ def load_components(source: str | Path, dtype: torch.dtype) -> dict[str, Any]:
     """
     folder = find_folder(source)
     index = read_json(folder / INDEX)
-    known = {field.name for field in fields(Sampling)}
-    arguments: dict[str, Any] = {name: value for name, value in index.items() if name in known}
+    arguments: dict[str, Any] = {"sampling": index.pop("sampling", {})}
     for name, value in index.items():
-        if name in known or name.startswith("_") or value == [None, None]:
+        if name.startswith("_") or value == [None, None]:
             continue
         if not (isinstance(value, list) and len(value) == 2):
-            raise UserError(f"{folder / INDEX}: {name!r} is neither a component nor one of {', '.join(sorted(known))}")
+            raise UserError(f"{folder / INDEX}: {name!r} is no component: fetch or convert the weights again")
         if name == "scheduler":
             arguments[name] = getattr(importlib.import_module("diffusers"), value[1]).from_pretrained(folder / name)
         else:

@@ -1,0 +1,89 @@
+"""The finished clips of a video that is being made, beside its file, so that a cut run goes on where it was."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from joyhallo.errors import UserError
+from joyhallo.media.files import written_whole
+from joyhallo.media.segments import read_segment, write_segment
+from joyhallo.pipeline import Clip
+
+
+class JobFolder:
+    """One video's folder: what was asked for, the frames of every finished clip, the last clip's past frames.
+
+    A clip is finished when its past frames are there; they are written last. Only one process at a time works in a folder.
+
+    Raises:
+        UserError: another process makes the same video.
+    """
+
+    def __init__(self, output: Path, asked: Mapping[str, Any], *, fresh: bool) -> None:
+        from filelock import FileLock, Timeout
+
+        self.folder = output.with_name(f".{output.name}.joyhallo")
+        self.folder.mkdir(exist_ok=True)
+        self.lock = FileLock(self.folder / "lock")
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"{output} is being made by another process: wait for it, or give another output") from error
+        record = self.folder / "job.json"
+        text = json.dumps(asked, indent=2, sort_keys=True, ensure_ascii=False)
+        if fresh or not record.exists() or record.read_text(encoding="utf-8") != text:
+            self.clear()
+            with written_whole(record, "record of the run", UserError) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+    def clear(self) -> None:
+        """Forget all clips."""
+        for path in self.folder.iterdir():
+            if path.name != "lock":
+                path.unlink()
+
+    @property
+    def video(self) -> Path:
+        """Where the file is made before it takes its final name."""
+        return self.folder / "video.mp4"
+
+    def segment(self, index: int) -> Path:
+        return self.folder / f"clip_{index:06d}.mkv"
+
+    def past(self, index: int) -> Path:
+        return self.folder / f"past_{index:06d}.safetensors"
+
+    def keep(self, clip: Clip) -> None:
+        """Remember a finished clip."""
+        write_segment(self.segment(clip.index), list(clip.frames))
+        with written_whole(self.past(clip.index), "past frames", UserError) as temporary:
+            save_file({"past": clip.past.contiguous()}, temporary)
+        self.past(clip.index - 1).unlink(missing_ok=True)
+
+    def last(self) -> Clip | None:
+        """The last finished clip, without its frames; None when there is none."""
+        finished = sorted(self.folder.glob("past_*.safetensors"))
+        if not finished:
+            return None
+        index = int(finished[-1].stem.removeprefix("past_"))
+        if not all(self.segment(i).exists() for i in range(index + 1)):
+            self.clear()
+            return None
+        past = load_file(finished[-1])["past"]
+        return Clip(index, np.empty((0, *past.shape[2:], 3), np.uint8), torch.as_tensor(past))
+
+    def frames(self, index: int) -> Iterator[np.ndarray]:
+        """The frames of a finished clip."""
+        return read_segment(self.segment(index))
+
+    def close(self, *, finished: bool) -> None:
+        """Let go of the folder; remove it when the video has its final name."""
+        self.lock.release()
+        if finished:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,242 @@
+"""One video file from one request: whole or absent, and a cut run goes on where it was."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from joyhallo._version import __version__
+from joyhallo.conditioning.portrait import Portrait
+from joyhallo.conditioning.speech import SpeechFeatures
+from joyhallo.device import choose_device, choose_dtype, dtype_name
+from joyhallo.errors import UserError
+from joyhallo.job_folder import JobFolder
+from joyhallo.media.files import require_file, require_output, written_whole
+from joyhallo.models.conditions import RegionScale
+from joyhallo.output import PROVIDER, Output, TalkingWriter
+from joyhallo.pipeline import JoyHalloPipeline, Options
+from joyhallo.weights.pipeline_folder import find_folder
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """What is asked for. None takes the checkpoint's own value."""
+
+    portrait: Path
+    speech: Path
+    output: Path
+    model: str = "mini"
+    steps: int | None = None
+    guidance: float | None = None
+    region_scale: RegionScale = RegionScale()
+    seed: int = 42
+    size: tuple[int, int] | None = None  # (height, width) of the animated face in pixels
+    device: str = "auto"
+    dtype: str = "auto"
+    paste_back: bool = True
+    face_index: int | None = None  # counted from 0, the largest face first
+    crf: int = 18
+    mark: str = "start"
+    mark_text: str | None = None
+    mark_reason: str | None = None
+    provider: str = PROVIDER
+    c2pa_cert: Path | None = None
+    c2pa_key: Path | None = None
+    separate_vocals: bool = False
+    fresh: bool = False  # forget the clips of a cut run
+
+    def options(self) -> Options:
+        return Options(self.steps, self.guidance, self.region_scale, self.seed)
+
+    def file(self, fps: int) -> Output:
+        return Output(
+            paste_back=self.paste_back,
+            fps=fps,
+            crf=self.crf,
+            mark=self.mark,
+            mark_text=self.mark_text,
+            mark_reason=self.mark_reason,
+            provider=self.provider,
+            c2pa_cert=self.c2pa_cert,
+            c2pa_key=self.c2pa_key,
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    stage: str
+    clips_done: int = 0
+    clips_total: int = 0
+    frames_done: int = 0
+    frames_total: int = 0
+    elapsed_s: float = 0.0
+    left_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RenderResult:
+    """A finished file."""
+
+    output: Path
+    num_frames: int
+    duration_s: float
+    seconds: Mapping[str, float]  # computing time per stage
+    notes: tuple[str, ...]  # what was chosen, and why
+
+
+@dataclass
+class _Clock:
+    """Seconds per stage, and the notes collected on the way."""
+
+    show: Callable[[Progress], None]
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+
+def _ignore(_: Progress) -> None:
+    pass
+
+
+def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ignore) -> RenderResult:
+    """Make the video. Kill it at any time and call it again: the frames are those of an uninterrupted run.
+
+    Raises:
+        UserError: anything of the request that cannot be used, in one line. Nothing is written then.
+    """
+    require_file(request.portrait, "portrait", UserError)
+    require_file(request.speech, "speech", UserError)
+    require_output(request.output, "output", UserError)
+    clock = _Clock(on_progress)
+    on_progress(Progress("loading the weights"))
+    pipe = load_pipeline(request, clock)
+    on_progress(Progress("looking at the portrait"))
+    portrait = pipe.portrait(request.portrait, request.size, request.face_index)
+    if portrait.crop is None:
+        clock.notes.append("the whole picture is animated: no crop was made")
+    clock.lap("portrait")
+    on_progress(Progress("listening to the speech"))
+    speech = pipe.speech(request.speech, request.separate_vocals)
+    if speech.is_silent:
+        raise UserError(
+            f"the speech {request.speech} is nearly silent ({speech.level_dbfs:.0f} dBFS): give a recording with speech in it"
+        )
+    clock.lap("speech")
+    asked = describe(request, pipe)
+    job = JobFolder(request.output, asked, fresh=request.fresh)
+    finished = False
+    try:
+        _make(request, pipe, portrait, speech, job, clock)
+        write_record(request, asked, job)
+        os.replace(job.video, request.output)
+        finished = True
+    finally:
+        job.close(finished=finished)
+    duration_s = speech.num_frames / pipe.sampling.fps
+    return RenderResult(request.output, speech.num_frames, duration_s, clock.seconds, tuple(clock.notes))
+
+
+def load_pipeline(request: RenderRequest, clock: _Clock) -> JoyHalloPipeline:
+    device = choose_device(request.device)
+    dtype = choose_dtype(request.dtype, device)
+    clock.notes.append(f"{device.type} in {dtype_name(dtype.value)}: {dtype.reason}")
+    pipe = JoyHalloPipeline.from_pretrained(request.model, torch_dtype=dtype.value).to(device)
+    clock.lap("loading")
+    return pipe
+
+
+def _make(
+    request: RenderRequest, pipe: JoyHalloPipeline, portrait: Portrait, speech: SpeechFeatures, job: JobFolder, clock: _Clock
+) -> None:
+    """Write the finished clips, then the missing ones, into the job's video."""
+    last = job.last()
+    total, rate = pipe.num_clips(speech), pipe.sampling.fps
+    done = 0 if last is None else last.index + 1
+    if done:
+        clock.notes.append(f"went on after clip {done} of {total}, finished in an earlier run")
+
+    def show(index: int, fresh: int) -> None:
+        elapsed = time.monotonic() - clock.started
+        left = (time.monotonic() - begun) / fresh * (total - index) if fresh else None
+        frames = min(index * pipe.sampling.clip_length, speech.num_frames)
+        clock.show(Progress("animating", index, total, frames, speech.num_frames, elapsed, left))
+
+    with TalkingWriter(job.video, portrait, request.speech, request.file(rate)) as writer:
+        for index in range(done):
+            _write(writer, job.frames(index))
+        clock.lap("writing")
+        begun = time.monotonic()
+        show(done, 0)
+        for clip in pipe.stream(portrait, speech, request.options(), last):
+            clock.lap("animating")
+            job.keep(clip)
+            _write(writer, clip.frames)
+            clock.lap("writing")
+            show(clip.index + 1, clip.index + 1 - done)
+    clock.lap("writing")
+
+
+def _write(writer: TalkingWriter, frames: "np.ndarray | Any") -> None:  # noqa: ANN401
+    for frame in frames:
+        writer.write(frame)
+
+
+def describe(request: RenderRequest, pipe: JoyHalloPipeline) -> dict[str, Any]:
+    """All that decides the frames: two runs of the same description make the same frames on the same machine."""
+    like = next(pipe.denoising_network.parameters())
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "portrait_sha256": sha256_of(request.portrait),
+        "speech_sha256": sha256_of(request.speech),
+        "weights": weights_stamp(find_folder(request.model)),
+        "device": like.device.type,
+        "dtype": str(like.dtype),
+        "size": request.size,
+        "face_index": request.face_index,
+        "separate_vocals": request.separate_vocals,
+        **asdict(request.options()),
+    }
+
+
+def weights_stamp(folder: Path) -> dict[str, list[int]]:
+    """Size and time of every weights file: enough to notice other weights without reading gigabytes."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_record(request: RenderRequest, asked: Mapping[str, Any], job: JobFolder) -> None:
+    """A record beside the video: what it was made from and how it is labelled."""
+    from joyhallo.media.labels import read_label
+
+    label = read_label(job.video)
+    record = {
+        "output_sha256": sha256_of(job.video),
+        "label": None if label is None else json.loads(label.to_json()),
+        "visible_mark": request.mark,
+        "visible_mark_reason": request.mark_reason,
+        "made_from": asked,
+    }
+    path = request.output.with_name(request.output.name + ".json")
+    with written_whole(path, "record", UserError) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
