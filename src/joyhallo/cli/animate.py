@@ -56,7 +56,7 @@ class Picture:
     size: str | None = None
     "Size of the animated face, HEIGHTxWIDTH in pixels; what the weights were made for by default."
     face: int | None = None
-    "Which face, counted from the left starting at 1; the largest by default."
+    "Which face, counted from 0, the largest first; by default the largest if it clearly is."
     paste_back: Annotated[bool, Parameter(name="--paste-back", negative="--crop")] = True
     "Put the animated face back into the full picture, or keep the crop alone."
     crf: int = 18
@@ -156,7 +156,7 @@ def build_request(paths: tuple[Path, Path, Path], motion: Motion, picture: Pictu
         device=run.device,
         dtype=run.dtype,
         paste_back=picture.paste_back,
-        face_index=None if picture.face is None else picture.face - 1,
+        face_index=picture.face,
         crf=picture.crf,
         mark=labels.label,
         mark_text=labels.label_text,
@@ -198,8 +198,8 @@ def check_numbers(motion: Motion, picture: Picture) -> None:
         raise UserError(f"--seed is {motion.seed}: give a whole number from 0 to 2^63 - 1")
     if not 0 <= picture.crf <= _HIGHEST_CRF:
         raise UserError(f"--crf is {picture.crf}: give 0 (lossless) to {_HIGHEST_CRF} (worst); 18 looks like the source")
-    if picture.face is not None and picture.face < 1:
-        raise UserError(f"--face is {picture.face}: faces are counted from the left, starting at 1")
+    if picture.face is not None and picture.face < 0:
+        raise UserError(f"--face is {picture.face}: faces are counted from 0, the largest first")
     read_size(picture.size)
 
 

