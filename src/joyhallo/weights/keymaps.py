@@ -149,7 +149,7 @@ class KeyMap:
         stem, leaf = _split(name)
         numbers = [number for _, number in PUBLISHED_HOLES.findall(stem)]
         ours = self.published_to_ours.get(PUBLISHED_HOLES.sub(r"\1.{}", stem))
-        if ours is None:
+        if ours is None or "{" in name:  # a literal hole is no name
             raise UserError(f"tensor {name!r} is not part of a {self.variant} checkpoint: check the variant and the file")
         component, ours = ours.format(*numbers).split(":")
         layout: Layout = "pointwise" if POINTWISE.search(name) else "batched" if name.endswith("pos_encoder.pe") else "same"
