@@ -8,7 +8,9 @@ from joyhallo.errors import UserError
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.identity_encoder import IdentityNetwork
 from joyhallo.models.speech_encoder import MelSpeechNetwork, mel_filters
-from joyhallo.training.autoencoder import psnr
+from joyhallo.training.autoencoder import follow_latents, psnr, reconstruction_loss
+from joyhallo.training.identity import contrast
+from joyhallo.training.muon import Optimizers, orthogonalise
 
 
 @pytest.fixture(autouse=True)
@@ -125,3 +127,44 @@ class TestIdentityNetwork:
         network.save_pretrained(tmp_path)
         faces = torch.rand(1, 3, 112, 112)
         assert torch.equal(IdentityNetwork.from_pretrained(tmp_path).eval()(faces), network(faces))
+
+
+class TestTrainingParts:
+    @pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
+    def test_muon_updates_have_singular_values_near_one(self, shape):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+
+    def test_optimizers_leave_frozen_parameters_and_lower_the_loss(self):
+        network = torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.Tanh(), torch.nn.Linear(16, 9))
+        network[0].weight.requires_grad_(False)
+        before = network[0].weight.clone()
+        inputs, target = torch.randn(64, 12), torch.randn(64, 9) * 0.1
+        optimizers = Optimizers(network, muon_lr=0.02, adam_lr=1e-2)
+        losses = []
+        for _ in range(40):
+            loss = (network(inputs) - target).square().mean()
+            optimizers.step(loss, 1.0)
+            losses.append(loss.item())
+        assert losses[-1] < 0.6 * losses[0]
+        assert torch.equal(network[0].weight, before)
+
+    def test_reconstruction_loss_sees_a_change_of_colour_alone(self):
+        images = torch.zeros(1, 3, 32, 32)
+        tinted = images + torch.tensor([0.59, -0.3, 0.0]).view(1, 3, 1, 1) * 0.2  # the brightness stays
+        assert reconstruction_loss(tinted, images) > 0.1
+        assert reconstruction_loss(images, images) == 0
+
+    def test_contrast_prefers_matching_pairs(self):
+        first = torch.eye(6)
+        assert contrast(first, first) < contrast(first, first.roll(1, 0))
+
+    def test_following_moves_the_normalisation_towards_the_pictures(self):
+        network = small_autoencoder()
+        images = smooth_images(8, 64, 64) + 0.3
+        for _ in range(60):
+            follow_latents(network, images, momentum=0.2)
+        latents = network.encode(images)
+        assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(12), atol=0.02)
+        assert torch.allclose(latents.std((0, 2, 3)), torch.ones(12), atol=0.02)
