@@ -115,7 +115,7 @@ def test_every_tensor_arrives(tmp_path, variant):
     assert scheduler.timesteps[0] == 999
     assert float(scheduler.alphas_cumprod[999]) == 0.0
     assert components["reference_network"].config["row_order"] == "interleaved"
-    assert components["clip_length"] == 16
+    assert components["sampling"]["clip_length"] == 16
     assert seen[-1].done_bytes == seen[-1].total_bytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"], "nothing else is left"
 

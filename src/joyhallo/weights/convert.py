@@ -109,7 +109,7 @@ def convert(
     try:
         plan = _Plan(variant, preset or getattr(presets, variant)(), dtype, progress)
         index: dict[str, object] = {"_class_name": "JoyHalloPipeline", "identity_encoder": [None, None]}
-        index |= asdict(plan.preset.sampling)
+        index["sampling"] = asdict(plan.preset.sampling)
         index |= _write_networks(open_tensors(net), partial, plan)
         index["vae"] = _write_vae(vae[0], vae[1], partial / "vae", plan)
         index["speech_encoder"] = _write_speech_encoder(speech[0], speech[1], partial / "speech_encoder", plan)
