@@ -15,6 +15,19 @@ from joyhallo.media.files import written_whole
 from joyhallo.media.segments import read_segment, write_segment
 from joyhallo.pipeline import Clip
 
+RECORD = "job.json"
+
+
+def folder_of(output: Path) -> Path:
+    """Where the clips of an unfinished video are kept."""
+    return output.with_name(f".{output.name}.joyhallo")
+
+
+def recorded(output: Path) -> Mapping[str, Any]:
+    """What a cut run for this output was asked for and chose; empty when there was none."""
+    record = folder_of(output) / RECORD
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+
 
 class JobFolder:
     """One video's folder: what was asked for, the frames of every finished clip, the last clip's past frames.
@@ -28,16 +41,17 @@ class JobFolder:
     def __init__(self, output: Path, asked: Mapping[str, Any], *, fresh: bool) -> None:
         from filelock import FileLock, Timeout
 
-        self.folder = output.with_name(f".{output.name}.joyhallo")
+        self.folder = folder_of(output)
         self.folder.mkdir(exist_ok=True)
         self.lock = FileLock(self.folder / "lock")
         try:
             self.lock.acquire(timeout=0)
         except Timeout as error:
             raise UserError(f"{output} is being made by another process: wait for it, or give another output") from error
-        record = self.folder / "job.json"
+        record = self.folder / RECORD
         text = json.dumps(asked, indent=2, sort_keys=True, ensure_ascii=False)
-        if fresh or not record.exists() or record.read_text(encoding="utf-8") != text:
+        self.is_other = record.exists() and record.read_text(encoding="utf-8") != text  # a cut run that asked for something else
+        if fresh or self.is_other or not record.exists():
             self.clear()
             with written_whole(record, "record of the run", UserError) as temporary:
                 temporary.write_text(text, encoding="utf-8")

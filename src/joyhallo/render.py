@@ -17,7 +17,7 @@ from joyhallo.conditioning.portrait import Portrait
 from joyhallo.conditioning.speech import SpeechFeatures
 from joyhallo.device import choose_device, choose_dtype, dtype_name
 from joyhallo.errors import UserError
-from joyhallo.job_folder import JobFolder
+from joyhallo.job_folder import JobFolder, recorded
 from joyhallo.media.files import require_file, require_output, written_whole
 from joyhallo.models.conditions import RegionScale
 from joyhallo.output import PROVIDER, Output, TalkingWriter
@@ -139,6 +139,8 @@ def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ig
     clock.lap("speech")
     asked = describe(request, pipe)
     job = JobFolder(request.output, asked, fresh=request.fresh)
+    if job.is_other:
+        clock.notes.append("an earlier cut run asked for something else: its clips were dropped")
     finished = False
     try:
         _make(request, pipe, portrait, speech, job, clock)
@@ -153,7 +155,11 @@ def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ig
 
 def load_pipeline(request: RenderRequest, clock: _Clock) -> JoyHalloPipeline:
     device = choose_device(request.device)
-    dtype = choose_dtype(request.dtype, device)
+    earlier = {} if request.fresh else recorded(request.output)
+    wanted = request.dtype
+    if wanted == "auto" and earlier.get("device") == device.type:
+        wanted = earlier["dtype"]  # a measurement may fall the other way, and the frames must be those of the cut run
+    dtype = choose_dtype(wanted, device)
     clock.notes.append(f"{device.type} in {dtype_name(dtype.value)}: {dtype.reason}")
     pipe = JoyHalloPipeline.from_pretrained(request.model, torch_dtype=dtype.value).to(device)
     clock.lap("loading")
@@ -206,7 +212,7 @@ def describe(request: RenderRequest, pipe: JoyHalloPipeline) -> dict[str, Any]:
         "speech_sha256": sha256_of(request.speech),
         "weights": weights_stamp(find_folder(request.model)),
         "device": like.device.type,
-        "dtype": str(like.dtype),
+        "dtype": dtype_name(like.dtype),
         "size": request.size,
         "face_index": request.face_index,
         "separate_vocals": request.separate_vocals,
