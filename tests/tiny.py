@@ -1,0 +1,94 @@
+"""Tiny systems drawn from a seed, for the tests of the networks, the sampling, the training and the pipeline."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from joyhallo.models.conditions import ClipInputs, RegionMasks
+from joyhallo.models.networks import Networks, build_networks
+from joyhallo.presets import Preset, Sampling
+
+LATENT_FACTOR = 8
+MAX_LENGTH = 10  # of the tiny system's motion modules
+
+SHAPE = {
+    "in_channels": 4,
+    "widths": (8, 16),
+    "attention_levels": (True, True),
+    "layers_per_level": 1,
+    "num_heads": 2,
+    "num_groups": 4,
+    "face_dim": 12,
+}
+TINY = Preset(
+    reference_network=SHAPE,
+    denoising_network=SHAPE | {"audio_dim": 10, "motion_heads": 2, "max_motion_length": MAX_LENGTH},
+    face_projector={"embedding_size": 8, "num_tokens": 3, "token_dim": 12},
+    audio_projector={"num_blocks": 2, "channels": 8, "hidden_dim": 8, "num_tokens": 2, "token_dim": 10},
+    face_locator={"out_channels": 8, "widths": (4, 4, 4, 4)},
+    sampling=Sampling(height=32, width=32, clip_length=4, num_past_frames=2, num_steps=2),
+)
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    """Standard normal numbers that are the same in every version of torch and numpy."""
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+
+
+def draw_weights(module: nn.Module, seed: int) -> None:
+    """Fill a module with weights of sensible size, none of them zero: also those that training would start from zero."""
+    stream = np.random.RandomState(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            drawn = torch.from_numpy(stream.standard_normal(tuple(parameter.shape)).astype(np.float32))
+            if parameter.ndim > 1:
+                parameter.copy_(drawn / parameter[0].numel() ** 0.5)
+            else:
+                parameter.copy_(0.1 * drawn + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+
+
+def tiny_preset(row_order: str = "aligned", audio_attention: str = "semi_decoupled", **denoising: object) -> Preset:
+    changes = {"row_order": row_order, "audio_attention": audio_attention, **denoising}
+    reference = TINY.reference_network | {"row_order": row_order}
+    return replace(TINY, reference_network=reference, denoising_network=TINY.denoising_network | changes)
+
+
+def drawn_networks(preset: Preset, seed: int = 0) -> Networks:
+    networks = build_networks(preset)
+    for index, module in enumerate(networks.modules().values()):
+        draw_weights(module, 100 * seed + index)
+        module.eval().requires_grad_(False)
+    return networks
+
+
+def drawn_masks(
+    seed: int, size: tuple[int, int], num_samples: int = 1, num_frames: int = 1, num_depths: int = 2
+) -> RegionMasks:
+    """Values in [0, 1] for a latent size (height, width)."""
+    regions = []
+    for region in range(3):
+        sizes = [(-(-size[0] // 2**depth), -(-size[1] // 2**depth)) for depth in range(num_depths)]
+        drawn = [normal(seed + 10 * region + i, num_samples, num_frames, *s) for i, s in enumerate(sizes)]
+        regions.append(tuple(d.sigmoid() for d in drawn))
+    return RegionMasks(*regions)
+
+
+def drawn_inputs(
+    networks: Networks, size: tuple[int, int], num_frames: int, num_past: int = 2, num_samples: int = 1, seed: int = 7
+) -> ClipInputs:
+    """The conditions of clips at a latent size (height, width)."""
+    face = networks.face_projector(normal(seed, num_samples, 8))
+    channels = networks.denoising_network.config["out_channels"]
+    reference = networks.reference_network(normal(seed + 1, num_samples, 1 + num_past, channels, *size), face)
+    audio = networks.audio_projector(normal(seed + 2, num_samples, num_frames, 5, 2, 8))
+    pixels = (num_samples, 3, size[0] * LATENT_FACTOR, size[1] * LATENT_FACTOR)
+    location = networks.face_locator((normal(seed + 3, *pixels) > 0).float())
+    return ClipInputs(reference, face, audio, location, drawn_masks(seed + 4, size))
+
+
+def forward(networks: Networks, inputs: ClipInputs, latents: Tensor, timestep: int = 601) -> Tensor:
+    network = networks.denoising_network
+    with torch.no_grad():
+        return network(latents, torch.tensor([timestep]), network.condition(inputs))
