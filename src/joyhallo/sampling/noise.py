@@ -3,22 +3,33 @@
 Axes: B = 1 sample, C channels, F frames, H and W the latent place.
 """
 
+import hashlib
+
 import torch
 from torch import Tensor
 
 SHARED = 2**32 - 1
 
 
+def seeded_generator(seed: int, stream: int) -> torch.Generator:
+    """A generator on the CPU for one of the 2**32 streams of a seed.
+
+    PyTorch's generator on the CPU uses the lower 32 bits of its seed alone, so both numbers are mixed into these: streams of
+    one seed never coincide, those of two seeds by chance only.
+    """
+    start = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "little")
+    return torch.Generator().manual_seed((start + stream) % 2**32)
+
+
 def _normal(seed: int, stream: int, shape: tuple[int, ...]) -> Tensor:
-    generator = torch.Generator().manual_seed((seed % 2**31) * 2**32 + stream)
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=seeded_generator(seed, stream))
 
 
 def clip_noise(seed: int, clip_index: int, shape: tuple[int, int, int, int], shared: float = 0.0) -> Tensor:
     """Unit-variance noise [1,C,F,H,W] of one clip, on the CPU in float32.
 
     Args:
-        seed: any non-negative number.
+        seed: any whole number.
         clip_index: which clip of the video, from 0.
         shape: (C, F, H, W).
         shared: the part of the variance, in [0, 1], that all frames of all clips have in common. Weights trained with it give

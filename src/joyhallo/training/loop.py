@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from joyhallo.sampling.noise import seeded_generator
 from joyhallo.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -34,14 +35,15 @@ class Schedule:
     save_every_s: float = 120.0
 
     def rate(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        late = max(0.0, step / self.num_steps - self.decay_from) / (1 - self.decay_from)
+        """The learning rate of a step; constant after the warm-up when `decay_from` is 1."""
+        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        late = max(0.0, step / self.num_steps - self.decay_from) / max(1 - self.decay_from, 1e-9)
         return self.learning_rate * warm * max(0.02, 0.5 * (1 + math.cos(math.pi * late)))
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The randomness of one step."""
-    return torch.Generator().manual_seed(seed * 2**32 + step)
+    return seeded_generator(seed, step)
 
 
 def train(
