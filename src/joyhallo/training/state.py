@@ -30,7 +30,11 @@ class TrainingState:
         decay = min(self.ema_decay, (self.step + 1) / (self.step + 10))
         for name, module in self.modules.items():
             for key, tensor in module.state_dict().items():
-                self.averages[name][key].lerp_(tensor, 1 - decay)
+                average = self.averages[name][key]
+                if tensor.is_floating_point():
+                    average.lerp_(tensor, 1 - decay)
+                else:
+                    average.copy_(tensor)  # a counter has no average
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
