@@ -3,8 +3,9 @@
 Axes: B = 1 sample (2 under guidance), F frames of a clip, P past frames, C channels, H and W the picture, h and w its latents.
 """
 
+import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ class Options:
     guidance_scale: float | None = None  # 1 or less: no unconditional half is computed
     region_scale: RegionScale = RegionScale()
     seed: int = 42
+
+
+def changed(options: Options | None, changes: dict[str, Any]) -> Options:
+    """Options with fields changed by name.
+
+    Raises:
+        UserError: there is no such option.
+    """
+    known = [field.name for field in fields(Options)]
+    for name in changes:
+        if name not in known:
+            nearest = (*difflib.get_close_matches(name, known, n=1), *known)[0]
+            raise UserError(f"option {name!r} is not known (did you mean {nearest!r}?): use {', '.join(known)}")
+    return replace(options or Options(), **changes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +159,14 @@ class JoyHalloPipeline(DiffusionPipeline):
     ) -> Video:
         """Make a whole video in memory; `stream` makes it clip by clip.
 
-        Options are given as `Options(...)` or by name: `num_steps`, `guidance_scale`, `region_scale`, `seed`.
+        Options are given as `Options(...)` or by name: `num_steps`, `guidance_scale`, `region_scale`, `seed`; names win.
+
+        Raises:
+            UserError: an unknown option, or the latents of a clip are not finite.
         """
         person = portrait if isinstance(portrait, Portrait) else self.portrait(portrait)
         features = speech if isinstance(speech, SpeechFeatures) else self.speech(speech)
-        clips = self.progress_bar(self.stream(person, features, options or Options(**changes)), total=self.num_clips(features))
+        clips = self.progress_bar(self.stream(person, features, changed(options, changes)), total=self.num_clips(features))
         frames = np.concatenate([clip.frames for clip in clips])
         return Video(frames, self.sampling.fps, person, speech if isinstance(speech, (str, Path)) else None)
 
@@ -207,7 +225,8 @@ class _Run:
         pixels = decode_latents(self.pipe.vae, latents).cpu()
         frames = (pixels * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         kept = min(self.sampling.clip_length, self.speech.num_frames - start)
-        return Clip(index, frames[:kept].numpy(), pixels[pixels.shape[0] - self.sampling.num_past_frames :])
+        past = torch.cat([past, pixels])[len(pixels) :]  # a clip may be shorter than the past
+        return Clip(index, frames[:kept].numpy(), past)
 
     def inputs(self, start: int, past: Tensor) -> ClipInputs:
         """The clip's conditions, with the unconditional half where there is guidance."""
