@@ -1,11 +1,14 @@
 """A pipeline's folder: one folder per component with its configuration and safetensors, and `model_index.json`."""
 
+import difflib
 import importlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 
 from joyhallo.errors import UserError
@@ -23,6 +26,8 @@ OUR_CLASSES = {
     "MelSpeechNetwork": "joyhallo.models.speech_encoder",
     "IdentityNetwork": "joyhallo.models.identity_encoder",
 }
+COMPONENTS = ("vae", "reference_network", "denoising_network", "face_projector", "audio_projector", "face_locator")
+COMPONENTS += ("speech_encoder", "scheduler")  # identity_encoder may be absent
 FOREIGN_CLASSES = {"AutoencoderKL": "diffusers", "Wav2Vec2Model": "transformers"}
 
 
@@ -64,13 +69,36 @@ def load_components(source: str | Path, dtype: torch.dtype) -> dict[str, Any]:
     for name, value in index.items():
         if name.startswith("_") or value == [None, None]:
             continue
-        if not (isinstance(value, list) and len(value) == 2):
+        if name not in (*COMPONENTS, "identity_encoder") or not (isinstance(value, list) and len(value) == 2):
             raise UserError(f"{folder / INDEX}: {name!r} is no component: fetch or convert the weights again")
         if name == "scheduler":
-            arguments[name] = getattr(importlib.import_module("diffusers"), value[1]).from_pretrained(folder / name)
+            arguments[name] = load_scheduler(folder / name, value[1])
         else:
             arguments[name] = load_component(folder / name, value[1], dtype)
+    missing = [name for name in COMPONENTS if name not in arguments]
+    if missing:
+        raise CheckpointError(f"{folder / INDEX} names no {', no '.join(missing)}: fetch or convert the weights again")
     return arguments
+
+
+def load_scheduler(folder: Path, class_name: str) -> SchedulerMixin:
+    """Any of diffusers' schedulers."""
+    kind = getattr(importlib.import_module("diffusers"), class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise UserError(f"{folder}: diffusers has no scheduler {class_name!r}: use one of its own, like DDIMScheduler")
+    return kind.from_config(read_json(folder / "scheduler_config.json"))
+
+
+def check_config(config: dict[str, Any], kind: type, path: Path) -> None:
+    """An option that the class does not have would be ignored without a word."""
+    written_for = config.get("_class_name", kind.__name__)
+    if written_for != kind.__name__:
+        raise CheckpointError(f"{path} is of {written_for}, but {kind.__name__} is needed: fetch or convert the weights again")
+    known = list(inspect.signature(kind.__init__).parameters)[1:]
+    for name in config:
+        if name not in known and not name.startswith("_"):
+            nearest = (*difflib.get_close_matches(name, known, n=1), *known)[0]
+            raise CheckpointError(f"{path}: option {name!r} is not known to {kind.__name__}; the nearest is {nearest!r}")
 
 
 def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Module:
@@ -80,6 +108,8 @@ def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Modu
         raise UserError(f"{folder}: the class {class_name!r} is not known: these weights need a newer version, or are not ours")
     kind = getattr(importlib.import_module(module_name), class_name)
     config = read_json(folder / "config.json")
+    if class_name in OUR_CLASSES:
+        check_config(config, kind, folder / "config.json")
     files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith(".")]
     if len(files) != 1:
         raise CheckpointError(f"{folder} holds {len(files)} safetensors files, needed 1: fetch or convert the weights again")
@@ -95,8 +125,11 @@ def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Modu
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: fetch or convert the weights again") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: fetch or convert the weights again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no table of names: fetch or convert the weights again")
+    return content
