@@ -1,0 +1,97 @@
+"""Guidance: the two halves, what the unconditional one goes without, and how they are put together."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from tiny import drawn_inputs, forward, normal
+
+from joyhallo.sampling.guidance import PUBLISHED_DROPS, combine, with_unconditional
+from joyhallo.sampling.sampler import guided_velocity
+
+SIZE, NUM_FRAMES = (4, 3), 3
+LATENTS = normal(1, 1, 4, NUM_FRAMES, *SIZE)
+TWICE = LATENTS.expand(2, -1, -1, -1, -1)
+
+
+@pytest.fixture
+def inputs(networks):
+    return drawn_inputs(networks, SIZE, NUM_FRAMES)
+
+
+@pytest.fixture
+def no_face(networks):
+    return networks.face_projector(torch.zeros(1, 8))
+
+
+def test_combine_by_hand():
+    halves = torch.tensor([[1.0, 2.0], [3.0, 1.0]])
+    assert combine(halves, 3.5).tolist() == [[8.0, -1.5]]
+    assert combine(halves, 1.0).tolist() == [[3.0, 1.0]]
+    assert combine(halves, 0.0).tolist() == [[1.0, 2.0]]
+    two_clips = normal(1, 4, 2, 3)
+    assert torch.equal(combine(two_clips, 2.0), two_clips[:2] + 2.0 * (two_clips[2:] - two_clips[:2]))
+
+
+def test_guided_velocity_shows_both_halves_the_same_latents():
+    seen = []
+
+    def velocity(latents, timestep):
+        seen.append((latents, timestep))
+        return torch.cat([latents[:1] * 0, latents[1:]])
+
+    guided = guided_velocity(velocity, 2.0)(LATENTS, torch.tensor([7]))
+    assert torch.equal(guided, 2 * LATENTS)
+    assert torch.equal(seen[0][0], torch.cat([LATENTS, LATENTS]))
+    assert seen[0][1].tolist() == [7]
+
+
+def test_the_unconditional_half_comes_first_and_lacks_what_is_dropped(inputs, no_face):
+    both = with_unconditional(replace(inputs, portrait_latents=normal(2, 1, 4, *SIZE)), PUBLISHED_DROPS, no_face)
+    assert torch.equal(both.face_tokens, torch.cat([no_face, inputs.face_tokens]))
+    assert torch.equal(both.audio_tokens, torch.cat([torch.zeros_like(inputs.audio_tokens), inputs.audio_tokens]))
+    assert torch.equal(both.location, torch.cat([torch.zeros_like(inputs.location), inputs.location]))
+    assert both.portrait_latents.shape[0] == 2
+    assert (both.num_blind, both.num_silent) == (1, 1)
+    assert both.masks is inputs.masks
+    assert both.reference is inputs.reference
+
+
+@pytest.mark.parametrize("dropped", PUBLISHED_DROPS)
+def test_one_drop_changes_one_condition(inputs, no_face, dropped):
+    both = with_unconditional(inputs, (dropped,), no_face)
+    changed = {
+        "portrait": both.num_blind == 1,
+        "face": not torch.equal(both.face_tokens[0], both.face_tokens[1]),
+        "audio": both.num_silent == 1 and both.audio_tokens[0].abs().max() == 0,
+        "location": both.location[0].abs().max() == 0,
+    }
+    assert {name for name, is_changed in changed.items() if is_changed} == {dropped}
+
+
+def test_without_drops_both_halves_are_the_clip(networks, inputs, no_face):
+    both = forward(networks, with_unconditional(inputs, (), no_face), TWICE)
+    assert torch.allclose(both[0], both[1], atol=1e-6)
+    assert torch.allclose(both[1:], forward(networks, inputs, LATENTS), atol=1e-5)
+
+
+def test_the_conditional_half_is_the_clip_alone(networks, inputs, no_face):
+    both = forward(networks, with_unconditional(inputs, PUBLISHED_DROPS, no_face), TWICE)
+    assert torch.allclose(both[1:], forward(networks, inputs, LATENTS), atol=1e-5)
+    assert (both[0] - both[1]).abs().max() > 1e-2
+
+
+def test_the_unconditional_half_is_the_clip_without_its_conditions(networks, inputs, no_face):
+    both = forward(networks, with_unconditional(inputs, PUBLISHED_DROPS, no_face), TWICE)
+    zeros = {name: torch.zeros_like(getattr(inputs, name)) for name in ("audio_tokens", "location")}
+    bare = replace(inputs, face_tokens=no_face, num_blind=1, **zeros)
+    assert torch.allclose(both[:1], forward(networks, bare, LATENTS), atol=1e-5)
+
+
+def test_optional_conditions_may_be_absent(networks, inputs, no_face):
+    bare = replace(inputs, location=None, reference=None)
+    both = with_unconditional(bare, PUBLISHED_DROPS, no_face)
+    assert both.location is None
+    assert both.portrait_latents is None
+    assert forward(networks, both, TWICE).isfinite().all()
+    assert {field.name for field in fields(both)} == {field.name for field in fields(inputs)}
