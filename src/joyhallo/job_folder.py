@@ -50,7 +50,9 @@ class JobFolder:
             raise UserError(f"{output} is being made by another process: wait for it, or give another output") from error
         record = self.folder / RECORD
         text = json.dumps(asked, indent=2, sort_keys=True, ensure_ascii=False)
-        self.is_other = record.exists() and record.read_text(encoding="utf-8") != text  # a cut run that asked for something else
+        self.is_other = (
+            record.exists() and record.read_text(encoding="utf-8") != text
+        )  # a cut run that asked for something else
         if fresh or self.is_other or not record.exists():
             self.clear()
             with written_whole(record, "record of the run", UserError) as temporary:

@@ -20,7 +20,7 @@ from joyhallo.conditioning.portrait import Framing, Portrait, prepare_portrait
 from joyhallo.conditioning.speech import MelSpeech, SpeechFeatures, Wav2Vec2Speech, prepare_speech
 from joyhallo.errors import UserError
 from joyhallo.media.image import read_image
-from joyhallo.models.conditions import ClipInputs, RegionScale
+from joyhallo.models.conditions import AS_TRAINED, ClipInputs, RegionScale
 from joyhallo.models.latents import LatentSpace, decode_latents, downscale_factor, encode_pixels
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.presets import Sampling
@@ -36,7 +36,7 @@ class Options:
 
     num_steps: int | None = None
     guidance_scale: float | None = None  # 1 or less: no unconditional half is computed
-    region_scale: RegionScale = RegionScale()
+    region_scale: RegionScale = AS_TRAINED
     seed: int = 42
 
 
@@ -67,13 +67,13 @@ class JoyHalloPipeline(DiffusionPipeline):
     """The talking-portrait pipeline. `pipe(portrait, speech)` makes a video, `pipe.stream(portrait, speech)` its clips.
 
     Components: `vae`, `reference_network`, `denoising_network`, `face_projector`, `audio_projector`, `face_locator`,
-    `speech_encoder`, `identity_encoder` (None where the identity comes from InsightFace) and any diffusers `scheduler` that knows
-    velocity prediction with zero terminal SNR. `sampling` is how the weights were trained to be sampled.
+    `speech_encoder`, `identity_encoder` (None where the identity comes from InsightFace) and any diffusers `scheduler` that
+    knows velocity prediction with zero terminal SNR. `sampling` is how the weights were trained to be sampled.
     """
 
     _optional_components = ["identity_encoder"]  # noqa: RUF012 (diffusers' way to say so)
 
-    def __init__(  # noqa: PLR0913 (a diffusers pipeline takes its components one by one)
+    def __init__(
         self,
         vae: nn.Module,
         reference_network: nn.Module,
@@ -115,7 +115,9 @@ class JoyHalloPipeline(DiffusionPipeline):
 
         return cls(**load_components(source, torch_dtype))
 
-    def portrait(self, picture: str | Path | np.ndarray, size: tuple[int, int] | None = None, face_index: int | None = None) -> Portrait:
+    def portrait(
+        self, picture: str | Path | np.ndarray, size: tuple[int, int] | None = None, face_index: int | None = None
+    ) -> Portrait:
         """Find the person in a picture. `size` is the (height, width) of the animated frame in pixels."""
         framing = Framing(
             size=size or (self.sampling.height, self.sampling.width),
@@ -148,7 +150,9 @@ class JoyHalloPipeline(DiffusionPipeline):
             from joyhallo.weights.registry import VOCALS_FILE
 
             separator = VocalSeparator(fetch(VOCALS_FILE))
-        return prepare_speech(recording, encoder, fps=self.sampling.fps, clip_length=self.sampling.clip_length, separator=separator)
+        return prepare_speech(
+            recording, encoder, fps=self.sampling.fps, clip_length=self.sampling.clip_length, separator=separator
+        )
 
     def __call__(
         self,
@@ -174,7 +178,7 @@ class JoyHalloPipeline(DiffusionPipeline):
         return -(-speech.num_frames // self.sampling.clip_length)
 
     def stream(
-        self, portrait: Portrait, speech: SpeechFeatures, options: Options = Options(), resume: Clip | None = None  # noqa: B008
+        self, portrait: Portrait, speech: SpeechFeatures, options: Options = Options(), resume: Clip | None = None
     ) -> Iterator[Clip]:
         """Yield the clips of a video, or those after `resume`, with the same frames either way.
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from joyhallo.device import choose_device, choose_dtype, dtype_name
 from joyhallo.errors import UserError
 from joyhallo.job_folder import JobFolder, recorded
 from joyhallo.media.files import require_file, require_output, written_whole
-from joyhallo.models.conditions import RegionScale
+from joyhallo.models.conditions import AS_TRAINED, RegionScale
 from joyhallo.output import PROVIDER, Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline, Options
 from joyhallo.weights.pipeline_folder import find_folder
@@ -35,7 +34,7 @@ class RenderRequest:
     model: str = "mini"
     steps: int | None = None
     guidance: float | None = None
-    region_scale: RegionScale = RegionScale()
+    region_scale: RegionScale = AS_TRAINED
     seed: int = 42
     size: tuple[int, int] | None = None  # (height, width) of the animated face in pixels
     device: str = "auto"
@@ -145,7 +144,7 @@ def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ig
     try:
         _make(request, pipe, portrait, speech, job, clock)
         write_record(request, asked, job)
-        os.replace(job.video, request.output)
+        job.video.replace(request.output)
         finished = True
     finally:
         job.close(finished=finished)

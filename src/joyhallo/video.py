@@ -27,7 +27,9 @@ class Video:
         """
         from joyhallo.output import Output, TalkingWriter
 
-        with TalkingWriter(Path(path), self.portrait, self.speech, Output(paste_back=paste_back, fps=self.fps, **output)) as writer:
+        with TalkingWriter(
+            Path(path), self.portrait, self.speech, Output(paste_back=paste_back, fps=self.fps, **output)
+        ) as writer:
             for frame in self.frames:
                 writer.write(frame)
         return Path(path)

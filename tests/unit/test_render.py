@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import TINY, draw_weights
 
 from joyhallo.errors import UserError
 from joyhallo.job_folder import folder_of
@@ -24,6 +23,7 @@ from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.presets import Preset, Sampling
 from joyhallo.render import Progress, RenderRequest, render
 from joyhallo.sampling.schedule import training_schedule
+from tiny import TINY, draw_weights
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SAMPLING = Sampling(height=32, width=32, clip_length=4, num_past_frames=2, num_steps=2, unconditional_drops=("audio",))
@@ -108,7 +108,7 @@ def test_the_picture_outside_the_crop_stays(finished):
 def test_an_interrupted_run_goes_on_with_the_same_frames(finished, request_for, tmp_path):
     output = tmp_path / "cut.mp4"
 
-    class StopHere(Exception):  # noqa: N818
+    class StopHere(Exception):
         pass
 
     def stop_after_three(progress: Progress) -> None:

@@ -39,6 +39,9 @@ class RegionScale:
     pose: float = 1.0
 
 
+AS_TRAINED = RegionScale()
+
+
 @dataclass(frozen=True)
 class ReferenceFeatures:
     """What the reference network saw, one tensor per attention site in the order of execution."""

@@ -1,6 +1,6 @@
 """The loop: a stream of batches, a loss per sample, an optimiser, moving averages, checkpoints.
 
-It knows no objective and no network; everything random comes from (seed, step), so a run cut anywhere goes on as if it had not been.
+It knows no objective and no network; everything random comes from (seed, step), so a cut run goes on unchanged.
 """
 
 import logging

@@ -41,7 +41,13 @@ def mini_stills() -> Recipe:
 def mini_motion() -> Recipe:
     """Then whole clips: the motion modules, and the denoising network with them at a lower rate."""
     return Recipe(
-        Objective(portrait_dropout=0.0, audio_dropout=0.1, start_dropout=0.1, lip_weight=6.0, shared_noise=mini().sampling.shared_noise),
+        Objective(
+            portrait_dropout=0.0,
+            audio_dropout=0.1,
+            start_dropout=0.1,
+            lip_weight=6.0,
+            shared_noise=mini().sampling.shared_noise,
+        ),
         Schedule(num_steps=1200, learning_rate=3e-4, ema_decay=0.995),
         num_clips=2,
         num_frames=14,

@@ -1,7 +1,7 @@
 """The training objective: a batch in, a loss per sample out.
 
-Velocity prediction with zero terminal SNR, offset noise and min-SNR weights (the published objective, weighted per sample as in its
-stage 1). The loop that calls it knows nothing of it.
+Velocity prediction with zero terminal SNR, offset noise and min-SNR weights (the published objective, weighted per sample as
+in its stage 1). The loop that calls it knows nothing of it.
 
 Axes: B samples, F frames, P past frames, K frames of a speech window, C channels, H and W the latent place.
 """
@@ -68,7 +68,7 @@ def draw(batch: Batch, objective: Objective, generator: torch.Generator) -> Draw
     return Draws(
         timesteps=torch.randint(NUM_TIMESTEPS, shape, generator=generator),
         noise=noise + objective.noise_offset * offset,
-        num_blind=int((coins[0] < objective.portrait_dropout).sum()),  # samples of a batch are exchangeable: blind ones go first
+        num_blind=int((coins[0] < objective.portrait_dropout).sum()),  # samples are exchangeable: blind ones go first
         deaf=coins[1] < objective.audio_dropout,
         starts=coins[2] < objective.start_dropout,
     )

@@ -1,6 +1,5 @@
 """All that a training run must remember to go on: weights, their moving average, the optimiser, the step."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,7 +45,7 @@ class TrainingState:
         }
         partial = folder / f".{CHECKPOINT}.partial"
         torch.save(content, partial)
-        os.replace(partial, folder / CHECKPOINT)
+        partial.replace(folder / CHECKPOINT)
 
     def resume(self, folder: Path) -> bool:
         """Load the folder's checkpoint, if there is one."""

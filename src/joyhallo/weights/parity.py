@@ -1,7 +1,7 @@
 """Comparison of a build with goldens: tiny networks with random weights, their inputs and what the published code made of them.
 
-A folder holds `golden_<variant>_config.json`, `golden_<variant>_weights.safetensors` and `golden_<variant>_io.safetensors` for one
-variant or both, whatever the sizes in the configuration.
+A folder holds `golden_<variant>_config.json`, `golden_<variant>_weights.safetensors` and `golden_<variant>_io.safetensors` for
+one variant or both, whatever the sizes in the configuration.
 """
 
 import json
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from joyhallo.errors import UserError
 from joyhallo.models.conditions import ClipInputs, ReferenceFeatures, RegionMasks, RegionScale
 from joyhallo.models.networks import Networks, build_networks
+from joyhallo.models.unet import Conditioning
 from joyhallo.presets import Preset
 from joyhallo.sampling.guidance import PUBLISHED_DROPS, with_unconditional
-from joyhallo.sampling.sampler import guided_velocity, sample
+from joyhallo.sampling.sampler import Velocity, guided_velocity, sample
 from joyhallo.weights.keymaps import KEYMAPS, Variant
 
 FORWARD_TOLERANCE = 2e-5
@@ -179,8 +180,8 @@ class Golden:
     def rounded_reference(self) -> ReferenceFeatures:
         """The golden's own features in half precision, as the published code hands them over.
 
-        Rounding ours instead would compare rounding edges: a feature 1e-6 away can fall to the other half-precision neighbour, 1e-3
-        away. That is why the other runs with rounded features, for which the golden holds no features, are left out.
+        Rounding ours instead would compare rounding edges: a feature 1e-6 away can fall to the other half-precision neighbour,
+        1e-3 away. That is why the other runs with rounded features, for which the golden holds no features, are left out.
         """
         rows = (self.io[name].half().to(self.device, self.dtype) for name in self.feature_names)
         return ReferenceFeatures(tuple(site.unflatten(0, (2, -1)) for site in rows))
@@ -209,6 +210,10 @@ class Golden:
                 noisy = latents[:, :, :num_frames].expand(2 if guided else 1, -1, -1, -1, -1)
                 yield self.difference(f"{prefix}.{name}", self.networks.denoising_network(noisy, timestep, conditioning))
 
+    def velocity(self, conditioning: Conditioning) -> Velocity:
+        network = self.networks.denoising_network
+        return lambda latents, timestep: network(latents.to(self.dtype), timestep, conditioning)
+
     def compare_sampling(self) -> Iterator[Difference]:
         """Four guided steps of a first and of a second clip: the latents after every step, and the pictures."""
         for name in sorted(k for k in self.io if k.startswith("pipe.bank32.") and k.endswith("latents_per_step")):
@@ -220,8 +225,7 @@ class Golden:
             scale = next(s for suffix, s in SCALES.items() if ms.endswith(suffix))
             conditioning = self.networks.denoising_network.condition(self.inputs(True, reference), scale)
             noise = self["in.initial_latents_clip2" if second else "in.initial_latents"].float()
-            model = self.networks.denoising_network
-            velocity = guided_velocity(lambda x, t, c=conditioning: model(x.to(self.dtype), t, c), GUIDANCE_SCALE)
+            velocity = guided_velocity(self.velocity(conditioning), GUIDANCE_SCALE)
             steps = torch.stack(list(sample(velocity, self.scheduler, len(self.io[name]), noise)))
             yield self.difference(name, steps, tolerance=SAMPLING_TOLERANCE)
             video = f"{ms}.video"

@@ -54,7 +54,9 @@ def find_folder(source: str | Path) -> Path:
     try:
         return find_folder(snapshot_download(str(source)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"the weights '{source}' are no folder and cannot be fetched: give mini or a folder ({error})") from error
+        raise UserError(
+            f"the weights '{source}' are no folder and cannot be fetched: give mini or a folder ({error})"
+        ) from error
 
 
 def load_components(source: str | Path, dtype: torch.dtype) -> dict[str, Any]:
