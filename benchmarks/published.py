@@ -1,9 +1,9 @@
 """The denoising network computed the way the published code computes it, on our parameters.
 
-A second implementation: it decides what `DenoisingNetwork` must return and how long the published way takes on a machine. Nothing
-is shared with ours but the parameters: hidden states are contiguous [B,C,F,H,W] and become rows around every layer, reference and
-audio are projected in every step and for every row, rows without a portrait are computed with it first, the regions are three
-masked 1×1 convolutions, and past frames run through whole motion modules to be thrown away.
+A second implementation: it decides what `DenoisingNetwork` must return and how long the published way takes on a machine.
+Nothing is shared with ours but the parameters: hidden states are contiguous [B,C,F,H,W] and become rows around every layer,
+reference and audio are projected in every step and for every row, rows without a portrait are computed with it first, the
+regions are three masked 1×1 convolutions, and past frames run through whole motion modules to be thrown away.
 
 Axes: B samples, F frames, P past frames, N = B·F rows, L = H·W places, T tokens, C channels.
 """
@@ -19,11 +19,11 @@ from joyhallo.models.attention import Attention, AudioModule, SpatialTransformer
 from joyhallo.models.blocks import FeedForward, ResnetBlock, TimestepEmbedding
 from joyhallo.models.conditions import ClipInputs, RegionScale
 from joyhallo.models.motion import MotionModule
-from joyhallo.models.unet import DenoisingNetwork, Site
+from joyhallo.models.unet import AS_TRAINED, DenoisingNetwork, Site
 
 
 def published_velocity(
-    network: DenoisingNetwork, latents: Tensor, timestep: Tensor, inputs: ClipInputs, scale: RegionScale = RegionScale()
+    network: DenoisingNetwork, latents: Tensor, timestep: Tensor, inputs: ClipInputs, scale: RegionScale = AS_TRAINED
 ) -> Tensor:
     """Noisy latents [B,C,F,H,W] at timesteps [1] or [B] → velocity [B,C,F,H,W]; the unconditional samples come first."""
     run = _Run(network, inputs, scale)

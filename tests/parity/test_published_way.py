@@ -13,6 +13,7 @@ from joyhallo.sampling.guidance import PUBLISHED_DROPS, with_unconditional
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from published import published_velocity
 
+AS_TRAINED = RegionScale()
 WIDTHS, TOKEN_DIM, TOLERANCE = (16, 32), 12, 2e-5
 CLIPS = {  # frames, past frames, height and width of the latents
     "square": (4, 2, 8, 8),
@@ -44,7 +45,7 @@ def draw_clip(num_frames: int, num_past: int, height: int, width: int, num_sampl
 
 
 @torch.no_grad()
-def largest_difference(network: DenoisingNetwork, inputs: ClipInputs, scale: RegionScale = RegionScale()) -> float:
+def largest_difference(network: DenoisingNetwork, inputs: ClipInputs, scale: RegionScale = AS_TRAINED) -> float:
     height, width = inputs.masks.lip[0].shape[-2:]
     latents = torch.randn(len(inputs.face_tokens), 4, inputs.num_frames, height, width)
     timestep = torch.tensor([601])

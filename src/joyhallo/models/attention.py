@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from joyhallo.models.blocks import TRANSFORMER_EPS, FeedForward, to_image, to_tokens
-from joyhallo.models.kernels import Linear
+from joyhallo.models.kernels import Linear, linear
 
 AudioAttention = Literal["semi_decoupled", "decoupled"]
 
@@ -59,8 +59,11 @@ class Attention(nn.Module):
         return KeysValues(self.split_heads(self.to_k(context)), self.split_heads(self.to_v(context)))
 
     def forward(self, x: Tensor, context: KeysValues) -> Tensor:  # x [R,L,C] -> [R,L,C]
-        out = F.scaled_dot_product_attention(self.split_heads(self.to_q(x)), context.keys, context.values)
-        return self.to_out(out.transpose(1, 2).flatten(-2))
+        return self.to_out(self.gather(self.split_heads(self.to_q(x)), context))
+
+    def gather(self, queries: Tensor, context: KeysValues) -> Tensor:
+        """What queries [R,h,L,D] find in a context, [R,L,C]."""
+        return F.scaled_dot_product_attention(queries, context.keys, context.values).transpose(1, 2).flatten(-2)
 
     def fold(self, context: Tensor) -> FoldedTokens:
         """Fold constant tokens [B,T,C'] with this layer's query and output projections (equal up to rounding)."""
@@ -74,8 +77,7 @@ class Attention(nn.Module):
     def attend_folded(self, x: Tensor, tokens: FoldedTokens) -> Tensor:  # x [N,L,C] -> [N,L,C]
         rows = x.unflatten(0, (len(tokens.keys), -1)).flatten(1, 2)  # [B,F·L,C]
         scores = torch.matmul(rows, tokens.keys).unflatten(-1, (self.num_heads, -1))
-        out = torch.matmul(scores.softmax(dim=-1).flatten(2), tokens.values) + self.to_out.bias
-        return out.view_as(x)
+        return torch.baddbmm(self.to_out.bias, scores.softmax(dim=-1).flatten(2), tokens.values).view_as(x)
 
 
 class SpatialTransformer(nn.Module):
@@ -118,13 +120,15 @@ class SpatialTransformer(nn.Module):
             return attention(x, own)
         queries = attention.split_heads(attention.to_q(x))
         blind = len(x) - len(portrait.rows)
-        keys = torch.cat([own.keys[blind:], portrait.portraits.keys[portrait.rows]], dim=2)
-        values = torch.cat([own.values[blind:], portrait.portraits.values[portrait.rows]], dim=2)
-        out = F.scaled_dot_product_attention(queries[blind:], keys, values)
+        joined = KeysValues(
+            torch.cat([own.keys[blind:], portrait.portraits.keys[portrait.rows]], dim=2),
+            torch.cat([own.values[blind:], portrait.portraits.values[portrait.rows]], dim=2),
+        )
+        out = attention.gather(queries[blind:], joined)
         if blind:
-            alone = F.scaled_dot_product_attention(queries[:blind], own.keys[:blind], own.values[:blind])
+            alone = attention.gather(queries[:blind], KeysValues(own.keys[:blind], own.values[:blind]))
             out = torch.cat([alone, out])
-        return attention.to_out(out.transpose(1, 2).flatten(-2))
+        return attention.to_out(out)
 
 
 class AudioModule(nn.Module):
@@ -160,7 +164,7 @@ class AudioModule(nn.Module):
         return tuple(attention.project(audio_tokens) for attention in self.audio_attentions)
 
     def forward(self, x: Tensor, audio: tuple[KeysValues, ...], masks: Tensor, scale: Tensor) -> Tensor:
-        """x [N,C,H,W]; audio keys and values of the last R rows, the rows before them hear nothing; masks [N,L,3]; scale [3]."""
+        """x [N,C,H,W]; audio keys and values of the last R rows, those before hear nothing; masks [N,L,3]; scale [3]."""
         hidden = self.proj_in(to_tokens(self.norm(x)))
         normed = self.self_norm(hidden)
         hidden = hidden + self.self_attention(normed, self.self_attention.project(normed))
@@ -174,11 +178,8 @@ class AudioModule(nn.Module):
         weights = [branch.weight for branch in self.branches]
         silent = len(x) - len(audio[0].keys)
         heard = [attention(x[silent:], kv) for attention, kv in zip(self.audio_attentions, audio, strict=True)]
-        if len(heard) == 1:
-            branches = F.linear(heard[0], torch.cat(weights)).unflatten(-1, (3, -1))
-        else:
-            branches = torch.stack([F.linear(h, w) for h, w in zip(heard, weights, strict=True)], dim=-2)
-        out = torch.einsum("nlkc,nlk->nlc", branches, masks[silent:])
+        regions = zip(heard * (3 // len(heard)), weights, masks[silent:].split(1, dim=-1), strict=True)
+        out = sum(linear(h, weight) * mask for h, weight, mask in regions)
         if not silent:
             return out
         # Keys and values of zero tokens are zero (no bias), so without speech an attention gives its output bias everywhere.

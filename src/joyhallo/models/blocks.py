@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from joyhallo.models.kernels import Linear
+from joyhallo.models.kernels import Conv1x1, Conv3x3, Linear, in_slices
 
 RESNET_EPS = 1e-5
 TRANSFORMER_EPS = 1e-6
@@ -50,16 +50,16 @@ class ResnetBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, time_dim: int, num_groups: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(num_groups, in_channels, RESNET_EPS)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(in_channels, out_channels)
         self.time = Linear(time_dim, out_channels)
         self.norm2 = nn.GroupNorm(num_groups, out_channels, RESNET_EPS)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.conv2 = Conv3x3(out_channels, out_channels)
+        self.shortcut = Conv1x1(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # x [N,C,H,W], time [B,time_dim], activated
-        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv1(F.silu(self.norm1(x), inplace=True))
         shift = self.time(time).repeat_interleave(len(x) // len(time), dim=0)
-        hidden = self.conv2(F.silu(self.norm2(hidden + shift[:, :, None, None])))
+        hidden = self.conv2(F.silu(self.norm2(hidden + shift[:, :, None, None]), inplace=True))
         return self.shortcut(x) + hidden
 
 
@@ -68,7 +68,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.conv = Conv3x3(channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -79,7 +79,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv3x3(channels, channels)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
         return self.conv(F.interpolate(x, size=size, mode="nearest"))
@@ -93,6 +93,9 @@ class FeedForward(nn.Module):
         self.proj_in = Linear(channels, 8 * channels)
         self.proj_out = Linear(4 * channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # [N,L,C] -> [N,L,C]
+        return in_slices(self.apply_to_rows, x)
+
+    def apply_to_rows(self, x: Tensor) -> Tensor:
         hidden, gate = self.proj_in(x).chunk(2, dim=-1)
         return self.proj_out(hidden * F.gelu(gate))

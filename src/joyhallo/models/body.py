@@ -1,7 +1,7 @@
 """The U-Net between its first and its last convolution, with attention sites left open.
 
-The topology is Stable Diffusion 1.5's: on every level residual blocks, an attention site after each where the level has attention,
-then a change of size; one level more of residual blocks on the way up, each fed with a skip connection.
+The topology is Stable Diffusion 1.5's: on every level residual blocks, an attention site after each where the level has
+attention, then a change of size; one residual block more per level on the way up, each fed with a skip connection.
 
 Axes: N rows, C channels, H and W the place.
 """

@@ -1,6 +1,8 @@
 """Attention over time.
 
-Axes: B samples, F frames, P past frames, S = P + F, L = H·W places, C channels, h heads, D = C/h.
+Inside, time is the last axis before the channels, so that every place's frames lie side by side and attention copies nothing.
+
+Axes: B samples, F frames, P past frames, S = P + F, L = H·W places, C channels, h heads.
 """
 
 import math
@@ -19,10 +21,10 @@ from joyhallo.models.kernels import Linear
 class PastRows:
     """What the past frames bring to a motion module; fixed over the steps of a clip."""
 
-    hidden: Tensor  # [B,P,L,C] after the input projection
-    queries: Tensor  # [B,P,L,C] of the first attention
-    keys: Tensor  # [B,P,L,C]
-    values: Tensor  # [B,P,L,C]
+    hidden: Tensor  # [B,L,P,C] after the input projection
+    queries: Tensor  # [B,L,P,C] of the first attention
+    keys: Tensor  # [B,L,P,C]
+    values: Tensor  # [B,L,P,C]
 
     def expand(self, num_samples: int) -> "PastRows":
         """The same past for every sample, when there is one for all."""
@@ -36,7 +38,7 @@ def sinusoidal_positions(max_length: int, channels: int) -> Tensor:
 
 
 class TemporalAttention(nn.Module):
-    """Self-attention over time at every place, with the position added after the normalisation (to queries, keys and values)."""
+    """Self-attention over time at every place, with the position added after the normalisation (for queries, keys, values)."""
 
     def __init__(self, channels: int, num_heads: int, max_length: int) -> None:
         super().__init__()
@@ -45,17 +47,14 @@ class TemporalAttention(nn.Module):
         self.register_buffer("positions", sinusoidal_positions(max_length, channels))
 
     def place(self, hidden: Tensor, start: int) -> Tensor:
-        """Normalise [B,F,L,C] and add the positions start, start + 1, …"""
-        return self.norm(hidden) + self.positions[start : start + hidden.shape[1], None]
+        """Normalise [B,L,F,C] and add the positions start, start + 1, …"""
+        return self.norm(hidden) + self.positions[start : start + hidden.shape[2]]
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Projected queries [B,F,L,C] against keys and values [B,S,L,C] → [B,F,L,C]."""
-        by_place = [
-            x.transpose(1, 2).unflatten(-1, (self.attention.num_heads, -1)).transpose(2, 3) for x in (queries, keys, values)
-        ]
-        out = F.scaled_dot_product_attention(*(x.flatten(0, 1) for x in by_place))  # [B·L,h,F,D]
-        out = out.unflatten(0, by_place[0].shape[:2]).permute(0, 3, 1, 2, 4).flatten(-2)
-        return self.attention.to_out(out)
+        """Projected queries [B,L,F,C] against keys and values [B,L,S,C] → [B,L,F,C]."""
+        by_head = (self.attention.split_heads(x.flatten(0, 1)) for x in (queries, keys, values))
+        out = F.scaled_dot_product_attention(*by_head)  # [B·L,h,F,C/h]
+        return self.attention.to_out(out.transpose(1, 2).reshape(queries.shape))
 
 
 class MotionModule(nn.Module):
@@ -79,31 +78,32 @@ class MotionModule(nn.Module):
         """Past frames [B,P,L,C] (the reference network's features at this place) → what stays fixed over a clip's steps."""
         num_samples, num_past = past.shape[:2]
         normed = self.norm(past.flatten(0, 1).transpose(1, 2)).transpose(1, 2)
-        hidden = self.proj_in(normed).unflatten(0, (num_samples, num_past))
+        hidden = self.proj_in(normed).unflatten(0, (num_samples, num_past)).transpose(1, 2).contiguous()
         first = self.attentions[0]
         placed = first.place(hidden, start=0)
         return PastRows(hidden, first.attention.to_q(placed), first.attention.to_k(placed), first.attention.to_v(placed))
 
     def forward(self, x: Tensor, past: PastRows) -> Tensor:  # x [B·F,C,H,W]
-        num_past = past.hidden.shape[1]
-        hidden = self.proj_in(to_tokens(self.norm(x))).unflatten(0, (len(past.hidden), -1))  # [B,F,L,C]
-        hidden = torch.cat([past.hidden, hidden], dim=1) + self.attend_first(hidden, past)
-        hidden = hidden[:, num_past:] + self.attend_second(hidden, num_past)
-        hidden = hidden + self.ff(self.ff_norm(hidden))
-        return x + to_image(self.proj_out(hidden).flatten(0, 1), *x.shape[-2:])
+        num_samples, _, num_past, _ = past.hidden.shape
+        rows = self.proj_in(to_tokens(self.norm(x)))  # [B·F,L,C]
+        hidden = rows.unflatten(0, (num_samples, -1)).transpose(1, 2).contiguous()  # [B,L,F,C]
+        hidden = torch.cat([past.hidden, hidden], dim=2) + self.attend_first(hidden, past)
+        hidden = hidden[:, :, num_past:] + self.attend_second(hidden, num_past)
+        hidden = self.proj_out(hidden + self.ff(self.ff_norm(hidden)))
+        return x + to_image(hidden.transpose(1, 2).flatten(0, 1), *x.shape[-2:])
 
     def attend_first(self, hidden: Tensor, past: PastRows) -> Tensor:
-        """[B,F,L,C] → [B,P+F,L,C]; the past frames' projections are already there."""
+        """[B,L,F,C] → [B,L,P+F,C]; the past frames' projections are already there."""
         layer = self.attentions[0]
-        placed = layer.place(hidden, start=past.hidden.shape[1])
-        queries = torch.cat([past.queries, layer.attention.to_q(placed)], dim=1)
-        keys = torch.cat([past.keys, layer.attention.to_k(placed)], dim=1)
-        values = torch.cat([past.values, layer.attention.to_v(placed)], dim=1)
+        placed = layer.place(hidden, start=past.hidden.shape[2])
+        queries = torch.cat([past.queries, layer.attention.to_q(placed)], dim=2)
+        keys = torch.cat([past.keys, layer.attention.to_k(placed)], dim=2)
+        values = torch.cat([past.values, layer.attention.to_v(placed)], dim=2)
         return layer(queries, keys, values)
 
     def attend_second(self, hidden: Tensor, num_past: int) -> Tensor:
-        """[B,P+F,L,C] → [B,F,L,C]; the past frames are only looked at."""
+        """[B,L,P+F,C] → [B,L,F,C]; the past frames are only looked at."""
         layer = self.attentions[1]
         placed = layer.place(hidden, start=0)
-        queries = layer.attention.to_q(placed[:, num_past:])
+        queries = layer.attention.to_q(placed[:, :, num_past:])
         return layer(queries, layer.attention.to_k(placed), layer.attention.to_v(placed))

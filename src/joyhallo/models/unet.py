@@ -108,7 +108,7 @@ class DenoisingNetwork(ModelMixin, ConfigMixin):
     """Predicts the velocity of a clip's latents.
 
     `row_order="interleaved"` lets row i of the N = B·F rows see the portrait of sample i % B, as the published checkpoints were
-    trained and are run; "aligned" shows every frame its own sample's. `portrait_in_input` concatenates the portrait's latents to
+    trained and are run; "aligned" shows every frame its own sample's. `portrait_in_input` puts the portrait's latents beside
     every frame's. `blind_past_frames` zero frames stand for the past where there is no reference.
     """
 
@@ -196,7 +196,7 @@ class DenoisingNetwork(ModelMixin, ConfigMixin):
         longest = self.config["max_motion_length"]
         if past.shape[1] + inputs.num_frames > longest:
             raise ValueError(
-                f"a clip of {inputs.num_frames} frames with {past.shape[1]} past frames; these weights know {longest} positions: "
+                f"a clip of {inputs.num_frames} frames with {past.shape[1]} past; these weights know {longest} positions: "
                 f"shorten the clip to {longest - past.shape[1]} frames"
             )
         return motion.prepare(past).expand(len(inputs.face_tokens))
