@@ -273,8 +273,10 @@ class _Run:
         latents = noise
         for step, latents in enumerate(sample(velocity, self.pipe.scheduler, self.num_steps, noise)):
             if not torch.isfinite(latents).all():
-                raise UserError(
-                    f"clip {index}, step {step} of {self.num_steps}: the latents are not finite in "
-                    f"{self.like['dtype']}: run again with --dtype float32, or with a lower --guidance"
-                )
+                is_full = self.like["dtype"] == torch.float32
+                remedy = "a lower --guidance, or fetch the weights again"
+                if not is_full:
+                    remedy = "--dtype fp32, or with a lower --guidance"
+                found = f"clip {index}, step {step + 1} of {self.num_steps}: the latents are not finite"
+                raise UserError(f"{found} in {str(self.like['dtype']).removeprefix('torch.')}: run again with {remedy}")
         return latents
