@@ -1,4 +1,4 @@
-"""Prepared clips on disk, and random draws from them.
+"""Prepared clips on disk (see `joyhallo.data.cache`), and random draws from them: what the denoiser is trained on.
 
 Axes: S frames of all clips, N clips, R clips drawn, F frames, P past frames, K frames of a speech window, C channels.
 """
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from joyhallo.conditioning.speech import WINDOW_RADIUS
+from joyhallo.data.pixels import to_network
 from joyhallo.models.conditions import REGIONS, RegionMasks
+from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME
 
-WINDOW_RADIUS = 2
-SAMPLES_PER_FRAME = 640
+PORTRAIT_SHARE = 0.6  # of the draws; the others are filmed videos
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ class Shard:
         rows = [slice(s, s + n) for s, n in zip(self.start, self.num_frames, strict=True)]
         parts = [encode_speech(torch.from_numpy(speech[row].reshape(-1).astype(np.float32))) for row in rows]
         self.features = torch.cat(parts).half()  # [S,blocks,channels]
-        aligned = torch.from_numpy(np.array(read("aligned"))).permute(0, 3, 1, 2)
-        self.identity = torch.cat([embed(part.float() / 127.5 - 1) for part in aligned.split(64)])
+        self.identity = torch.cat([embed(part) for part in to_network(read("aligned")).split(64)])
 
     def __len__(self) -> int:
         return len(self.start)
@@ -61,20 +62,26 @@ class ClipDataset:
         self.shards = [Shard(path, encode_speech, embed) for path in sorted(folder.glob("shard_*"))]
         if not self.shards:
             raise ValueError(f"no shard_* folder below {folder}: prepare clips first")
-        index = [(s, i) for s, shard in enumerate(self.shards) for i in range(len(shard)) if bool(shard.is_held_out[i]) == held_out]
-        self.portraits = [pair for pair in index if self.shards[pair[0]].is_portrait[pair[1]]]
-        self.videos = [pair for pair in index if not self.shards[pair[0]].is_portrait[pair[1]]]
+        self.portraits: list[tuple[int, int]] = []  # numbers of the shard and of the clip in it
+        self.videos: list[tuple[int, int]] = []
+        for number, shard in enumerate(self.shards):
+            for clip in np.flatnonzero(shard.is_held_out == held_out):
+                (self.portraits if shard.is_portrait[clip] else self.videos).append((number, int(clip)))
 
-    def draw(self, generator: torch.Generator, num_clips: int, num_frames: int, num_past: int, portrait_share: float = 0.6) -> Clips:
-        """Draw clips and, in each, consecutive frames after `num_past` others; with no past, frames from anywhere in the clip."""
+    def draw(self, generator: torch.Generator, num_clips: int, num_frames: int, num_past: int) -> Clips:
+        """Draw clips and, in each, consecutive frames after `num_past` others; with no past, frames from all of the clip."""
         random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        drawn = [self._clip(random, num_frames, num_past, portrait_share) for _ in range(num_clips)]
-        masks = (tuple(torch.cat(m) for m in zip(*(getattr(d.masks, region) for d in drawn), strict=True)) for region in REGIONS)
+        drawn = [self._clip(random, num_frames, num_past) for _ in range(num_clips)]
+        masks = []
+        for region in REGIONS:
+            depths = zip(*(getattr(clip.masks, region) for clip in drawn), strict=True)
+            masks.append(tuple(torch.cat(depth) for depth in depths))
         names = ("latents", "portrait", "past", "face_embedding", "audio_window", "face_region")
-        return Clips(*(torch.stack([getattr(d, name) for d in drawn]) for name in names), RegionMasks(*masks))
+        stacked = {name: torch.stack([getattr(clip, name) for clip in drawn]) for name in names}
+        return Clips(**stacked, masks=RegionMasks(*masks))
 
-    def _clip(self, random: np.random.Generator, num_frames: int, num_past: int, portrait_share: float) -> Clips:
-        pool = self.portraits if self.portraits and (not self.videos or random.random() < portrait_share) else self.videos
+    def _clip(self, random: np.random.Generator, num_frames: int, num_past: int) -> Clips:
+        pool = self.portraits if self.portraits and (not self.videos or random.random() < PORTRAIT_SHARE) else self.videos
         shard_index, clip = pool[random.integers(len(pool))]
         shard = self.shards[shard_index]
         first, length = int(shard.start[clip]), int(shard.num_frames[clip])
@@ -91,14 +98,18 @@ class ClipDataset:
         region = torch.zeros(3, 256, 256)
         x0, y0, x1, y1 = (int(v) for v in shard.face_box[clip])
         region[:, max(0, y0) : y1, max(0, x0) : x1] = 1
-        masks = (tuple(torch.from_numpy(np.array(m[clip], np.float32))[None, None] for m in shard.masks[r]) for r in REGIONS)
-        tensor = lambda array: torch.from_numpy(np.array(array, np.float32))  # noqa: E731
+        masks = (tuple(_tensor(depth[clip])[None, None] for depth in shard.masks[region]) for region in REGIONS)
         return Clips(
-            latents=tensor(shard.latents[first + frames]).transpose(0, 1),
-            portrait=tensor(still),
-            past=tensor(shard.latents[first + begin - num_past : first + begin]),
+            latents=_tensor(shard.latents[first + frames]).transpose(0, 1),
+            portrait=_tensor(still),
+            past=_tensor(shard.latents[first + begin - num_past : first + begin]),
             face_embedding=shard.identity[clip],
             audio_window=shard.features[torch.from_numpy(window)].float(),
             face_region=region,
             masks=RegionMasks(*masks),
         )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A float32 copy of part of an array on disk."""
+    return torch.from_numpy(np.array(array, np.float32))
