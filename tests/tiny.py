@@ -6,9 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from joyhallo.conditioning.portrait import Portrait
+from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.conditions import ClipInputs, RegionMasks
+from joyhallo.models.identity_encoder import IdentityNetwork
 from joyhallo.models.networks import Networks, build_networks
+from joyhallo.models.speech_encoder import MelSpeechNetwork
+from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.presets import Preset, Sampling
+from joyhallo.sampling.schedule import training_schedule
 
 LATENT_FACTOR = 8
 MAX_LENGTH = 10  # of the tiny system's motion modules
@@ -92,3 +98,42 @@ def forward(networks: Networks, inputs: ClipInputs, latents: Tensor, timestep: i
     network = networks.denoising_network
     with torch.no_grad():
         return network(latents, torch.tensor([timestep]), network.condition(inputs))
+
+
+def drawn_pipeline(row_order: str = "aligned", **sampling: object) -> JoyHalloPipeline:
+    """All components of a pipeline, untrained, for sides that are multiples of 8; fields of `Sampling` can be changed."""
+    networks = drawn_networks(tiny_preset(row_order))
+    vae = PatchAutoencoder(4, widths=(8, 8, 8), num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1))
+    speech_encoder = MelSpeechNetwork(num_bands=8, channels=8, num_blocks=2, num_fine_blocks=1)
+    identity_encoder = IdentityNetwork(embedding_size=8, widths=(8, 8, 8, 8), narrow_channels=4)
+    for seed, module in enumerate((vae, speech_encoder, identity_encoder)):
+        draw_weights(module, 50 + seed)
+        module.eval().requires_grad_(False)
+    return JoyHalloPipeline(
+        vae=vae,
+        speech_encoder=speech_encoder,
+        identity_encoder=identity_encoder,
+        scheduler=training_schedule(),
+        sampling=replace(TINY.sampling, **{"latent_scale": 1.0} | sampling),
+        **networks.modules(),
+    )
+
+
+def drawn_portrait(size: tuple[int, int]) -> Portrait:
+    """A person made of numbers; `size` is the (height, width) of the frame, the picture is 96 × 128."""
+    region = torch.zeros(3, *size)
+    region[:, size[0] // 4 : -size[0] // 4, size[1] // 4 : -size[1] // 4] = 1
+    return Portrait(
+        pixels=normal(3, 3, *size).tanh(),
+        face_embedding=normal(4, 8),
+        face_region=region,
+        masks=drawn_masks(5, (size[0] // LATENT_FACTOR, size[1] // LATENT_FACTOR)),
+        picture=np.random.RandomState(6).randint(0, 256, (96, 128, 3)).astype(np.uint8),
+        crop=None,
+        landmarks=np.abs(normal(7, 478, 3).numpy()) * 8,
+    )
+
+
+def drawn_speech(num_frames: int) -> np.ndarray:
+    """A waveform at 16 kHz of exactly so many video frames."""
+    return 0.1 * normal(8, 640 * num_frames).numpy()

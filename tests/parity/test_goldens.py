@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import drawn_inputs, drawn_masks, drawn_networks, normal, tiny_preset
 
 from joyhallo.errors import UserError
 from joyhallo.models.conditions import RegionScale
@@ -16,11 +15,12 @@ from joyhallo.sampling.guidance import PUBLISHED_DROPS, with_unconditional
 from joyhallo.sampling.sampler import guided_velocity, sample
 from joyhallo.sampling.schedule import published_schedule
 from joyhallo.weights.parity import FORWARD_TOLERANCE, SCALES, TIMESTEP, Difference, Golden, compare_goldens
+from tiny import drawn_inputs, drawn_masks, drawn_networks, normal, tiny_preset
 
 SMALL = Path(__file__).parents[1] / "data" / "small_golden.json"
 CPU = torch.device("cpu")
 VARIANTS = {"joyhallo": "semi_decoupled", "hallo": "decoupled"}
-# In the folder but not compared: what ours never computes, inner values, the wrong branch, and rounded runs (see `rounded_reference`).
+# In the folder but not compared: what ours never computes, inner values, and rounded runs (see `rounded_reference`).
 NOT_COMPARED = ("in.", "cfg.reference_unet.out", "nocfg.reference_unet.out", "cfg.bank32.probe.")
 NOT_COMPARED += ("nocfg.bank16.", "pipe.bank16.")
 

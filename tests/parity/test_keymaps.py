@@ -100,7 +100,10 @@ def test_the_regions_of_hallo_are_in_the_order_of_the_published_code():
     block = "denoising_unet.mid_block.audio_modules.0.transformer_blocks.0."
     pairs = [("attn2_0", "full", 2), ("attn2_1", "face", 1), ("attn2_2", "lip", 0)]
     for attention, region, index in pairs:
-        assert keymap.to_ours(f"{block}{attention}.to_q.weight").name == f"body.mid.sites.0.audio.audio_attentions.{index}.to_q.weight"
+        assert (
+            keymap.to_ours(f"{block}{attention}.to_q.weight").name
+            == f"body.mid.sites.0.audio.audio_attentions.{index}.to_q.weight"
+        )
         assert keymap.to_ours(f"{block}zero_conv_{region}.weight").name == f"body.mid.sites.0.audio.branches.{index}.weight"
     assert keymap.to_ours(f"{block}zero_conv_lip.weight").layout == "pointwise"
 

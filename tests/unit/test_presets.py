@@ -48,9 +48,13 @@ def test_the_networks_of_a_system_fit_each_other(name):
     assert networks.audio_projector.config["window_length"] == 5
     assert networks.face_locator.config["out_channels"] == denoising["widths"][0]
     sampling = preset.sampling
-    assert sampling.clip_length + max(sampling.num_past_frames, denoising["blind_past_frames"]) <= denoising["max_motion_length"]
+    assert (
+        sampling.clip_length + max(sampling.num_past_frames, denoising["blind_past_frames"]) <= denoising["max_motion_length"]
+    )
     assert all(width % denoising["num_groups"] == 0 for width in denoising["widths"])
-    assert all(width % heads == 0 for width in denoising["widths"] for heads in (denoising["num_heads"], denoising["motion_heads"]))
+    assert all(
+        width % heads == 0 for width in denoising["widths"] for heads in (denoising["num_heads"], denoising["motion_heads"])
+    )
 
 
 def test_the_clean_row_order_is_the_default_and_mini_uses_it():
@@ -63,7 +67,9 @@ def test_the_clean_row_order_is_the_default_and_mini_uses_it():
 
 
 def test_an_unknown_audio_attention_is_refused():
-    preset = Preset(denoising_network={"widths": (8, 8), "attention_levels": (True, True), "num_groups": 4, "audio_attention": "own"})
+    preset = Preset(
+        denoising_network={"widths": (8, 8), "attention_levels": (True, True), "num_groups": 4, "audio_attention": "own"}
+    )
     with pytest.raises(ValueError, match=r"'own'.*semi_decoupled.*decoupled"):
         build_networks(preset)
 

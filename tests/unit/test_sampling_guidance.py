@@ -4,10 +4,10 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from tiny import drawn_inputs, forward, normal
 
 from joyhallo.sampling.guidance import PUBLISHED_DROPS, combine, with_unconditional
 from joyhallo.sampling.sampler import guided_velocity
+from tiny import drawn_inputs, forward, normal
 
 SIZE, NUM_FRAMES = (4, 3), 3
 LATENTS = normal(1, 1, 4, NUM_FRAMES, *SIZE)

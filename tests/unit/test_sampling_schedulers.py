@@ -3,10 +3,10 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
-from tiny import normal
 
 from joyhallo.sampling.sampler import sample
 from joyhallo.sampling.schedule import SCHEDULE, published_schedule, training_schedule
+from tiny import normal
 
 NOISE = normal(1, 1, 4, 3, 2, 2)
 TARGET = normal(2, 1, 4, 3, 2, 2)

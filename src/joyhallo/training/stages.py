@@ -82,6 +82,9 @@ def velocity_loss(networks: Networks, batch: Batch, objective: Objective, draws:
     noise = draws.noise.to(latents)
     noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
     target = signal.sqrt() * noise - (1 - signal).sqrt() * latents
+    # PyTorch 2.13 on the CPU crashes in the backward pass of a channels_last group normalisation that trains on an input
+    # without gradient: the first audio module behind frozen convolutions. Asking for one here costs a few convolutions.
+    noisy.requires_grad_(torch.is_grad_enabled())
     conditioning = networks.denoising_network.condition(clip_inputs(networks, batch, objective, draws))
     predicted = networks.denoising_network(noisy, draws.timesteps.flatten().to(latents.device), conditioning)
     error = (predicted.float() - target.float()) ** 2 * min_snr_weight(signal.float(), objective.snr_gamma)
