@@ -170,7 +170,8 @@ class JoyHalloPipeline(DiffusionPipeline):
         """
         person = portrait if isinstance(portrait, Portrait) else self.portrait(portrait)
         features = speech if isinstance(speech, SpeechFeatures) else self.speech(speech)
-        clips = self.progress_bar(self.stream(person, features, changed(options, changes)), total=self.num_clips(features))
+        bar: Any = self.progress_bar  # diffusers puts it there untyped
+        clips = bar(self.stream(person, features, changed(options, changes)), total=self.num_clips(features))
         frames = np.concatenate([clip.frames for clip in clips])
         return Video(frames, self.sampling.fps, person, speech if isinstance(speech, (str, Path)) else None)
 

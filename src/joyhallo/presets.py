@@ -39,7 +39,8 @@ class Sampling:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise UserError(f"the sampling option {name!r} is not known: the nearest known one is {near!r}")
-        return cls(**config | {"unconditional_drops": tuple(config.get("unconditional_drops", cls.unconditional_drops))})
+        drops = config.get("unconditional_drops", cls.unconditional_drops)
+        return cls(**{**config, "unconditional_drops": tuple(drops)})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ class Video:
     portrait: Portrait
     speech: str | Path | None  # the recording, when it was given as a file
 
-    def write(self, path: str | Path, *, paste_back: bool = True, **output: object) -> Path:
+    def write(self, path: str | Path, *, paste_back: bool = True, **output: Any) -> Path:  # noqa: ANN401 (the fields of Output)
         """Write an mp4 with the recording's own sound, the visible mark and the embedded AI label.
 
         Args:

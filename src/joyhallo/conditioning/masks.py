@@ -102,7 +102,7 @@ def _blurred(box: np.ndarray, picture_size: tuple[int, int], grid: tuple[int, in
     soft = cv2.GaussianBlur(small, (kernel, kernel), 0)
     if soft.min() == soft.max():
         return soft
-    return cv2.normalize(soft, None, 0, 255, cv2.NORM_MINMAX)
+    return cv2.normalize(soft, np.empty_like(soft), 0, 255, cv2.NORM_MINMAX)
 
 
 def _grid_size(latent_size: tuple[int, int]) -> tuple[int, int]:

@@ -8,11 +8,11 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from joyhallo.errors import UserError
@@ -232,7 +232,7 @@ class Wav2Vec2Speech:
 class MelSpeech:
     """The bundled mini's own speech encoder; chunks are exact because its view is bounded."""
 
-    def __init__(self, network: nn.Module, *, chunk_s: float = 20.0) -> None:
+    def __init__(self, network: Any, *, chunk_s: float = 20.0) -> None:  # noqa: ANN401
         """`network`: `MelSpeechNetwork`, [B, T] → [B, T / 640, blocks, C], with `context_frames`."""
         self._network = network.eval()
         self._samples_per_frame = 640

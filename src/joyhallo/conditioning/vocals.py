@@ -121,7 +121,7 @@ def _load(path: Path) -> SpectrogramNetwork:
     """The network in an onnx file, on an accelerator where onnxruntime has one."""
     try:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as problems
+        from onnxruntime.capi import onnxruntime_pybind11_state as problems  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError as error:
         raise UserError("vocal separation needs onnxruntime: pip install 'joyhallo[vocals]', or go on without") from error
     if not path.is_file():

@@ -16,7 +16,7 @@ Condition = Literal["portrait", "face", "audio", "location"]
 PUBLISHED_DROPS: tuple[Condition, ...] = ("portrait", "face", "audio", "location")
 
 
-def with_unconditional(inputs: ClipInputs, drops: Collection[Condition], no_face: Tensor) -> ClipInputs:
+def with_unconditional(inputs: ClipInputs, drops: Collection[str], no_face: Tensor) -> ClipInputs:
     """Put an unconditional half before a clip's inputs: the same without the conditions that it drops.
 
     Args:
@@ -24,15 +24,19 @@ def with_unconditional(inputs: ClipInputs, drops: Collection[Condition], no_face
         drops: what the unconditional half goes without. Without `portrait` it still sees the past frames.
         no_face: the face tokens that stand for no face, [1,T,C].
     """
-    audio, face, location = inputs.audio_tokens, inputs.face_tokens, inputs.location
+
+    def doubled(given: Tensor | None, condition: Condition | None = None) -> Tensor | None:
+        if given is None:
+            return None
+        return torch.cat([torch.zeros_like(given) if condition in drops else given, given])
+
+    face = inputs.face_tokens
     return replace(
         inputs,
         face_tokens=torch.cat([no_face if "face" in drops else face, face]),
-        audio_tokens=torch.cat([torch.zeros_like(audio) if "audio" in drops else audio, audio]),
-        location=None
-        if location is None
-        else torch.cat([torch.zeros_like(location) if "location" in drops else location, location]),
-        portrait_latents=None if inputs.portrait_latents is None else inputs.portrait_latents.expand(2, -1, -1, -1),
+        audio_tokens=doubled(inputs.audio_tokens, "audio"),
+        location=doubled(inputs.location, "location"),
+        portrait_latents=doubled(inputs.portrait_latents),
         num_blind=1 if "portrait" in drops else 0,
         num_silent=1 if "audio" in drops else 0,
     )

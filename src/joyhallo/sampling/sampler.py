@@ -4,9 +4,9 @@ Axes: B samples, C channels, F frames, H and W the latent place.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from joyhallo.sampling.guidance import combine
@@ -23,7 +23,7 @@ def guided_velocity(velocity: Velocity, scale: float) -> Velocity:
     return guided
 
 
-def sample(velocity: Velocity, scheduler: SchedulerMixin, num_steps: int, noise: Tensor) -> Iterator[Tensor]:
+def sample(velocity: Velocity, scheduler: Any, num_steps: int, noise: Tensor) -> Iterator[Tensor]:  # noqa: ANN401
     """The latents [B,C,F,H,W] after each step of a scheduler, from noise of unit variance.
 
     The scheduler's arithmetic runs in the precision of the noise (float32), whatever the network's.

@@ -109,7 +109,7 @@ class Golden:
         self.io = load_file(folder / f"golden_{variant}_io.safetensors")
         self.networks = build_networks(read_published_config(self.config))
         load_published(self.networks, {k: v for k, v in weights.items() if not k.startswith("vae.")}, variant)
-        self.vae = AutoencoderKL(**self.config["vae"])
+        self.vae: Any = AutoencoderKL(**self.config["vae"])
         self.vae.load_state_dict({k[4:]: v for k, v in weights.items() if k.startswith("vae.")}, strict=True)
         modules: list[nn.Module] = [self.vae, *self.networks.modules().values()]
         for module in modules:

@@ -83,9 +83,9 @@ def load_components(source: str | Path, dtype: torch.dtype) -> dict[str, Any]:
     return arguments
 
 
-def load_scheduler(folder: Path, class_name: str) -> SchedulerMixin:
+def load_scheduler(folder: Path, class_name: str) -> Any:  # noqa: ANN401
     """Any of diffusers' schedulers."""
-    kind = getattr(importlib.import_module("diffusers"), class_name, None)
+    kind: Any = getattr(importlib.import_module("diffusers"), class_name, None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
         raise UserError(f"{folder}: diffusers has no scheduler {class_name!r}: use one of its own, like DDIMScheduler")
     return kind.from_config(read_json(folder / "scheduler_config.json"))
