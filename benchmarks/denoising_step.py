@@ -115,6 +115,7 @@ def compare(variant: str, dtype: torch.dtype, repeats: int, gflop: tuple[float, 
     for _ in range(repeats):
         for name, run in runs.items():
             times[name].append(seconds(run))
+        print("          ", ", ".join(f"{name} {taken[-1]:.2f} s" for name, taken in times.items()), flush=True)
     peak = 2 * 4096**3 / 1e9 / min(times["product"])
     print(f"4096³      {peak:.0f} GFLOP/s")
     describe("published", times["published"], gflop[0], peak)
