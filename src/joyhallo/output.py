@@ -42,13 +42,18 @@ class Output:
 
 
 class TalkingWriter:
-    """Context manager: frames of the face in, a labelled video out, whole or not at all."""
+    """Context manager: frames of the face in, a labelled video out, whole or not at all.
 
-    def __init__(self, path: Path, portrait: Portrait, speech: str | Path | None, output: Output) -> None:
+    `still` [H,W,3] uint8 is the frame that the weights make of the unmoved portrait (see `Paster`), for those that predict
+    changes.
+    """
+
+    def __init__(
+        self, path: Path, portrait: Portrait, speech: str | Path | None, output: Output, still: np.ndarray | None
+    ) -> None:
         self.path, self.output = path, output
-        self.paster = paster_of(portrait) if output.paste_back else None
-        size = self.paster.size if self.paster else (portrait.pixels.shape[1], portrait.pixels.shape[2])
-        self.size = size
+        self.paster = paster_of(portrait, still) if output.paste_back and portrait.crop else frame_paster(portrait, still)
+        size = self.size = self.paster.size
         self.mark = None if output.mark == "off" else Mark(size, output.mark_text or DEFAULT_TEXT, output.mark)  # type: ignore[arg-type]
         self.label = new_label(output.provider, uuid.uuid4().hex)
         metadata = {"AIGC": self.label.to_json()}
@@ -61,7 +66,7 @@ class TalkingWriter:
 
     def write(self, frame: np.ndarray) -> None:
         """Append one frame [H,W,3] uint8 of the face."""
-        picture = self.paster.paste(frame) if self.paster else frame
+        picture = self.paster.paste(frame)
         if self.mark:
             picture = self.mark.apply(picture, self.writer.num_frames / self.output.fps)
         self.writer.write(picture)
@@ -74,17 +79,22 @@ class TalkingWriter:
             sign_c2pa(self.path, self.output.c2pa_cert, self.output.c2pa_key)
 
 
-def paster_of(portrait: Portrait) -> Paster | None:
-    """What puts frames back into the picture; None where the frame is the whole picture."""
-    if portrait.crop is None:
-        return None
+def paster_of(portrait: Portrait, still: np.ndarray | None) -> Paster:
+    """What puts frames back into the picture that the portrait was cropped from."""
+    crop = portrait.crop
+    assert crop is not None
     height, width = portrait.picture.shape[:2]
     shrink = min(1.0, LONGEST_SIDE_PX / max(height, width))
     if shrink == 1.0:
-        return Paster(portrait.picture, portrait.crop)
+        return Paster(portrait.picture, crop, still=still)
     picture = resize(portrait.picture, (round(height * shrink), round(width * shrink)))
-    crop = portrait.crop
     top, left = int(crop.top * shrink), int(crop.left * shrink)
     bottom = min(round((crop.top + crop.height) * shrink), picture.shape[0])
     right = min(round((crop.left + crop.width) * shrink), picture.shape[1])
-    return Paster(picture, Crop(top, left, bottom - top, right - left))
+    return Paster(picture, Crop(top, left, bottom - top, right - left), still=still)
+
+
+def frame_paster(portrait: Portrait, still: np.ndarray | None) -> Paster:
+    """What makes a video of the animated frame alone."""
+    frame = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
+    return Paster(frame, Crop(0, 0, *frame.shape[:2]), still=still)

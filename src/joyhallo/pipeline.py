@@ -173,7 +173,15 @@ class JoyHalloPipeline(DiffusionPipeline):
         bar: Any = self.progress_bar  # diffusers puts it there untyped
         clips = bar(self.stream(person, features, changed(options, changes)), total=self.num_clips(features))
         frames = np.concatenate([clip.frames for clip in clips])
-        return Video(frames, self.sampling.fps, person, speech if isinstance(speech, (str, Path)) else None)
+        return Video(frames, self.sampling.fps, person, speech if isinstance(speech, (str, Path)) else None, self.still(person))
+
+    @torch.no_grad()
+    def still(self, portrait: Portrait) -> np.ndarray | None:
+        """What the autoencoder makes of the unmoved portrait, [H,W,3] uint8; None where whole pictures are predicted, not
+        changes."""
+        if self.sampling.latent_form != "residual":
+            return None
+        return to_frames(decode_latents(self.vae, encode_pixels(self.vae, portrait.pixels[None])))[0]
 
     def num_clips(self, speech: SpeechFeatures) -> int:
         return -(-speech.num_frames // self.sampling.clip_length)
@@ -192,6 +200,11 @@ class JoyHalloPipeline(DiffusionPipeline):
             clip = run.clip(index, past)
             past = clip.past
             yield clip
+
+
+def to_frames(pixels: Tensor) -> np.ndarray:
+    """Pixels [N,3,H,W] in [-1,1] → frames [N,H,W,3] uint8."""
+    return (pixels.cpu() * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 class _Run:
@@ -228,10 +241,9 @@ class _Run:
         latents = self.sample(index, self.velocity(self.inputs(start, past)))
         latents = self.pipe.latent_space.from_sampled(latents[0].transpose(0, 1), self.portrait_latents)  # [F,C,h,w]
         pixels = decode_latents(self.pipe.vae, latents).cpu()
-        frames = (pixels * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         kept = min(self.sampling.clip_length, self.speech.num_frames - start)
         past = torch.cat([past, pixels])[len(pixels) :]  # a clip may be shorter than the past
-        return Clip(index, frames[:kept].numpy(), past)
+        return Clip(index, to_frames(pixels[:kept]), past)
 
     def inputs(self, start: int, past: Tensor) -> ClipInputs:
         """The clip's conditions, with the unconditional half where there is guidance."""

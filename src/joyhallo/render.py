@@ -181,7 +181,7 @@ def _make(
         frames = min(index * pipe.sampling.clip_length, speech.num_frames)
         clock.show(Progress("animating", index, total, frames, speech.num_frames, elapsed, left))
 
-    with TalkingWriter(job.video, portrait, request.speech, request.file(rate)) as writer:
+    with TalkingWriter(job.video, portrait, request.speech, request.file(rate), pipe.still(portrait)) as writer:
         for index in range(done):
             _write(writer, job.frames(index))
         clock.lap("writing")

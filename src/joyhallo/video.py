@@ -17,6 +17,7 @@ class Video:
     fps: int
     portrait: Portrait
     speech: str | Path | None  # the recording, when it was given as a file
+    still: np.ndarray | None = None  # [H,W,3] uint8, what the weights make of the unmoved portrait
 
     def write(self, path: str | Path, *, paste_back: bool = True, **output: Any) -> Path:  # noqa: ANN401 (the fields of Output)
         """Write an mp4 with the recording's own sound, the visible mark and the embedded AI label.
@@ -29,7 +30,7 @@ class Video:
         from joyhallo.output import Output, TalkingWriter
 
         with TalkingWriter(
-            Path(path), self.portrait, self.speech, Output(paste_back=paste_back, fps=self.fps, **output)
+            Path(path), self.portrait, self.speech, Output(paste_back=paste_back, fps=self.fps, **output), self.still
         ) as writer:
             for frame in self.frames:
                 writer.write(frame)

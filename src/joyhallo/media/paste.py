@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 
 _GAIN_LIMITS = (0.8, 1.25)  # a colour match mends a cast; beyond this the face itself has changed
+_MOVED = 14.0  # levels of change at which little of the detail is kept
+_SPREAD = 0.008  # of the shorter side: how far a change is felt
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,17 @@ class Paster:
     feather : width of the soft edge as a share of the crop's shorter side, 0 to 0.5.
     match_colour : scale each channel of a frame so that its mean on the soft edge is that of the picture
         (within 0.8 to 1.25); a frame that agrees already is left as it is.
+    still : [h, w, 3], uint8, what the frames' maker makes of the unmoved picture. Where a frame is like it, the picture's own
+        detail is added to the frame: skin and hair that do not move keep their pixels.
 
     Raises
     ------
     ValueError : the crop leaves the picture, or feather is out of range.
     """
 
-    def __init__(self, full: np.ndarray, crop: Crop, feather: float = 0.08, match_colour: bool = False) -> None:
+    def __init__(
+        self, full: np.ndarray, crop: Crop, feather: float = 0.08, match_colour: bool = False, still: np.ndarray | None = None
+    ) -> None:
         height, width = full.shape[:2]
         bottom, right = crop.top + crop.height, crop.left + crop.width
         if crop.top < 0 or crop.left < 0 or crop.height < 1 or crop.width < 1 or bottom > height or right > width:
@@ -60,6 +66,8 @@ class Paster:
             (middle, slice(0, fades[2])),
             (middle, slice(crop.width - fades[3], crop.width)),
         ]
+        self._still = None if still is None else self._fitted(still).astype(np.float32)
+        self._detail = None if self._still is None else self._full[self._inside].astype(np.float32) - self._still
         self._match_colour = match_colour and any(fades)
         self._ring_means = self._means(self._full[self._inside]) if self._match_colour else None
 
@@ -79,13 +87,11 @@ class Paster:
         -------
         [H, W, 3], uint8, a new array; equal to the picture outside the crop.
         """
-        crop = self.crop
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame is uint8 [h, w, 3], got {frame.dtype} {list(frame.shape)}")
-        if frame.shape[:2] != (crop.height, crop.width):
-            is_smaller = crop.height * crop.width < frame.shape[0] * frame.shape[1]
-            method = cv2.INTER_AREA if is_smaller else cv2.INTER_CUBIC
-            frame = cv2.resize(np.ascontiguousarray(frame), (crop.width, crop.height), interpolation=method)
+        frame = self._fitted(frame)
+        if self._still is not None:
+            frame = self._detailed(frame)
         if self._match_colour:
             frame = self._matched(frame)
         picture = self._full.copy()
@@ -98,6 +104,22 @@ class Paster:
                 below = original[strip].astype(np.float32)
                 inside[strip] = np.rint(below + (frame[strip] - below) * weight)
         return picture
+
+    def _fitted(self, frame: np.ndarray) -> np.ndarray:
+        """The frame in the crop's size."""
+        height, width = self.crop.height, self.crop.width
+        if frame.shape[:2] == (height, width):
+            return frame
+        method = cv2.INTER_AREA if height * width < frame.shape[0] * frame.shape[1] else cv2.INTER_CUBIC
+        return cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=method)
+
+    def _detailed(self, frame: np.ndarray) -> np.ndarray:
+        """Add the picture's detail where the frame is like the still."""
+        exact = frame.astype(np.float32)
+        change = np.abs(exact - self._still).max(axis=2)
+        spread = max(0.8, min(frame.shape[:2]) * _SPREAD)
+        keep = np.exp(-np.square(cv2.GaussianBlur(change, (0, 0), spread) / _MOVED))[:, :, None]
+        return np.clip(np.rint(exact + keep * self._detail), 0, 255).astype(np.uint8)
 
     def _means(self, image: np.ndarray) -> np.ndarray:
         """Mean of each channel over the soft edge, [3]."""

@@ -50,7 +50,7 @@ def mini_motion() -> Recipe:
         ),
         Schedule(num_steps=1200, learning_rate=3e-4, ema_decay=0.995),
         num_clips=2,
-        num_frames=14,
+        num_frames=12,
         num_past=2,
         frozen=("reference_network.", "face_projector.", "face_locator."),
     )
