@@ -64,7 +64,7 @@ def test_any_clip_length_up_to_the_table_of_positions(networks, num_past):
         assert forward(networks, drawn_inputs(networks, (4, 3), num_frames, num_past), latents).isfinite().all()
     too_long = drawn_inputs(networks, (4, 3), longest + 1, num_past)
     with pytest.raises(
-        ValueError, match=rf"{longest + 1} frames with {num_past} past .* {MAX_LENGTH} positions.* {longest} frames"
+        ValueError, match=rf"{longest + 1} frames with {num_past} past.* {MAX_LENGTH} positions.* {longest} frames"
     ):
         networks.denoising_network.condition(too_long)
 

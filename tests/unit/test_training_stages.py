@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from joyhallo.models.conditions import ClipInputs, ReferenceFeatures, RegionMasks
+from joyhallo.models.conditions import REGIONS, ClipInputs, ReferenceFeatures, RegionMasks
 from joyhallo.sampling.schedule import training_schedule
 from joyhallo.training.stages import Batch, Draws, Objective, blinded, clip_inputs, draw, min_snr_weight, velocity_loss
 from joyhallo.weights.keymaps import KEYMAPS
@@ -119,6 +119,7 @@ def test_the_published_first_stage(published, golden_networks):
         latents=batch.latents[:, :, :1],
         reference_latents=published["stage2.ref_latents"][:2, None],
         audio_window=None,
+        masks=RegionMasks(*(tuple(m[:, :1] for m in getattr(batch.masks, region)) for region in REGIONS)),
     )
     timesteps, noise = published["stage2.timesteps"], published["stage2.noise"][:, :, :1]
     draws = Draws(timesteps[:, None], noise, 0, deaf=NOBODY, starts=NOBODY)
