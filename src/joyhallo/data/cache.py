@@ -16,6 +16,7 @@ A cache is a folder of shards; a shard is a folder of .npy files over N clips wi
 import argparse
 import logging
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +27,18 @@ from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.identity import align_face
 from joyhallo.conditioning.masks import FACE_EXPAND, expanded_box, region_masks
 from joyhallo.data import heldout, motion
-from joyhallo.data.facemesh import read_canonical_mesh
+from joyhallo.data.canonical import read_canonical_mesh
+from joyhallo.data.pixels import prefer_channels_last, to_network
 from joyhallo.data.synthesis import unit_speech
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.identity_encoder import IdentityNetwork
+from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
-_SIZE, _NUM_DEPTHS, _SAMPLES = 256, 3, 640
+_SIZE, _LATENT_SIZE, _NUM_DEPTHS = (256, 256), (16, 16), 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """One clip before encoding."""
 
@@ -53,13 +56,18 @@ class Clip:
 def read_talking_clip(path: Path) -> Clip:
     """A clip that `joyhallo.data.synthesis` wrote."""
     with np.load(path) as file:
-        name = f"{path.parent.name}/{path.stem}"
-        values = [file[key] for key in ("frames", "still", "points", "speech", "opening_cm")]
-        return Clip(name, str(file["person"]), True, bool(file["is_held_out"]), *values)
+        return Clip(
+            name=f"{path.parent.name}/{path.stem}",
+            person=str(file["person"]),
+            is_portrait=True,
+            is_held_out=bool(file["is_held_out"]),
+            opening=file["opening_cm"],
+            **{name: file[name] for name in ("frames", "still", "points", "speech")},
+        )
 
 
 def read_video_clip(path: Path, is_held_out: bool, template: np.ndarray) -> Clip:
-    """A video that `joyhallo.data.faces` wrote."""
+    """A video that `joyhallo.data.faces` wrote; `template`: vertices of the average face."""
     with np.load(path) as file:
         frames, points, speech = file["frames"], file["points"], file["speech"]
     opening = motion.lip_gap(motion.rigid_free(points, template)[0])
@@ -70,27 +78,23 @@ def read_video_clip(path: Path, is_held_out: bool, template: np.ndarray) -> Clip
 @torch.no_grad()
 def encode(network: PatchAutoencoder, images: np.ndarray, batch_size: int = 12) -> np.ndarray:
     """uint8 [N, 256, 256, 3] → latents [N, 16, 16, 16] float16."""
-    parts = []
-    for first in range(0, len(images), batch_size):
-        part = torch.from_numpy(np.ascontiguousarray(images[first : first + batch_size])).permute(0, 3, 1, 2)
-        parts.append(network.encode((part.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)))
-    return torch.cat(parts).half().numpy()
+    starts = range(0, len(images), batch_size)
+    return torch.cat([network.encode(to_network(images[first : first + batch_size])) for first in starts]).half().numpy()
 
 
 def write_shard(clips: list[Clip], network: PatchAutoencoder, folder: Path) -> None:
     """Encode clips and write one shard, whole or not at all."""
     lengths = np.array([len(clip.frames) for clip in clips])
-    masks = [region_masks(clip.points, (_SIZE, _SIZE), (_SIZE // 16, _SIZE // 16), num_depths=_NUM_DEPTHS) for clip in clips]
+    masks = [region_masks(clip.points, _SIZE, _LATENT_SIZE, num_depths=_NUM_DEPTHS) for clip in clips]
+    boxes = [expanded_box(clip.points, anatomy.SILHOUETTE, _SIZE, FACE_EXPAND) for clip in clips]
     arrays = {
         "start": np.cumsum(lengths) - lengths,
         "num_frames": lengths,
         "latents": np.concatenate([encode(network, clip.frames) for clip in clips]),
         "still": encode(network, np.stack([clip.still for clip in clips])),
-        "speech": np.concatenate([clip.speech.reshape(-1, _SAMPLES) for clip in clips]).astype(np.float16),
+        "speech": np.concatenate([clip.speech.reshape(-1, SAMPLES_PER_FRAME) for clip in clips]).astype(np.float16),
         "opening": np.concatenate([clip.opening for clip in clips]).astype(np.float32),
-        "face_box": np.array(
-            [expanded_box(clip.points, anatomy.SILHOUETTE, (_SIZE, _SIZE), FACE_EXPAND) for clip in clips], np.int32
-        ),
+        "face_box": np.array(boxes, np.int32),
         "aligned": np.stack([align_face(clip.still, clip.points) for clip in clips]),
         "person": np.array([clip.person for clip in clips]),
         "name": np.array([clip.name for clip in clips]),
@@ -99,9 +103,8 @@ def write_shard(clips: list[Clip], network: PatchAutoencoder, folder: Path) -> N
     }
     for region in ("lip", "expression", "pose"):
         for depth in range(_NUM_DEPTHS):
-            arrays[f"{region}_{depth}"] = np.stack([getattr(mask, region)[depth][0, 0].numpy() for mask in masks]).astype(
-                np.float16
-            )
+            stacked = torch.cat([getattr(mask, region)[depth][0] for mask in masks])
+            arrays[f"{region}_{depth}"] = stacked.half().numpy()
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -114,31 +117,25 @@ def write_shard(clips: list[Clip], network: PatchAutoencoder, folder: Path) -> N
 def add_embeddings(network: IdentityNetwork, cache: Path) -> None:
     """Write `identity.npy` [N, E] float32 into every shard."""
     for folder in sorted(cache.glob("shard_*")):
-        faces = torch.from_numpy(np.load(folder / "aligned.npy")).permute(0, 3, 1, 2).float() / 127.5 - 1
+        faces = to_network(np.load(folder / "aligned.npy"))
         temporary = folder / ".identity.part.npy"
         np.save(temporary, torch.cat([network(part) for part in faces.split(32)]).numpy())
         temporary.replace(folder / "identity.npy")
 
 
-def write_cache(arguments: argparse.Namespace, network: PatchAutoencoder, template: np.ndarray) -> None:
-    """Write the shards that are asked for and not there yet."""
-    videos = sorted((arguments.faces / "videos").glob("*.npz"))
-    jobs: list[tuple[str, list[Path]]] = [("videos", videos[arguments.videos[0] : arguments.videos[1]])]
-    jobs += [(folder.name, sorted(folder.glob("*.npz"))) for folder in arguments.talking]
-    held = {path.stem for path in videos[: heldout.NUM_HELD_OUT_VIDEOS]}
-    for title, paths in jobs:
-        size = arguments.clips_per_shard if title != "videos" else max(1, arguments.clips_per_shard // 3)
-        for first in range(0, len(paths), size):
-            number = first + (arguments.videos[0] if title == "videos" else 0)
-            folder = arguments.output / f"shard_{title}_{number:04d}"
-            if folder.exists():
-                continue
-            clips = [
-                read_video_clip(path, path.stem in held, template) if title == "videos" else read_talking_clip(path)
-                for path in paths[first : first + size]
-            ]
-            write_shard(clips, network, folder)
-            logger.info("%s: %d clips", folder.name, len(clips))
+def plan_shards(title: str, paths: Sequence[Path], size: int, first: int = 0) -> dict[str, Sequence[Path]]:
+    """Names of shards and the clips of each, `size` at most; `first`: number of the first clip in the whole corpus."""
+    return {f"shard_{title}_{first + at:04d}": paths[at : at + size] for at in range(0, len(paths), size)}
+
+
+def write_missing(
+    plan: Mapping[str, Sequence[Path]], read: Callable[[Path], Clip], network: PatchAutoencoder, cache: Path
+) -> None:
+    """Write the planned shards that are not there yet."""
+    for name, paths in plan.items():
+        if not (cache / name).exists():
+            write_shard([read(path) for path in paths], network, cache / name)
+            logger.info("%s: %d clips", name, len(paths))
 
 
 def main() -> None:
@@ -155,9 +152,17 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    network = PatchAutoencoder.from_pretrained(arguments.autoencoder).eval().to(memory_format=torch.channels_last)
+    network = PatchAutoencoder.from_pretrained(arguments.autoencoder).eval()
+    prefer_channels_last(network)
     template = read_canonical_mesh(arguments.face_models).vertices
-    write_cache(arguments, network, template)
+    split = heldout.split_videos((arguments.faces / "videos").glob("*.npz"))
+    first, end = arguments.videos
+    # A video is about three times as long as a made clip.
+    plan = plan_shards("videos", (split.held_out + split.known)[first:end], max(1, arguments.clips_per_shard // 3), first)
+    write_missing(plan, lambda path: read_video_clip(path, path in split.held_out, template), network, arguments.output)
+    for folder in arguments.talking:
+        plan = plan_shards(folder.name, sorted(folder.glob("*.npz")), arguments.clips_per_shard)
+        write_missing(plan, read_talking_clip, network, arguments.output)
     if arguments.identity_encoder:
         add_embeddings(IdentityNetwork.from_pretrained(arguments.identity_encoder).eval(), arguments.output)
 

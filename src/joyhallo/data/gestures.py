@@ -5,23 +5,24 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from joyhallo.conditioning import anatomy
 from joyhallo.data import motion
-from joyhallo.data.motion import Array
 
 # Savitzky-Golay, window 5, order 2: removes the tracker's jitter and keeps quick closures.
 _SMOOTHING = np.array([-3, 12, 17, 12, -3]) / 35
+_HEAD_SHARE = 0.7  # of the speaker's turning, nearing and shifting of the head: more shows on a stretched picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gesture:
     """Movement of F frames against the speaker's own closed-mouth rest; canonical centimetres."""
 
-    shape: Array  # [F, 478, 3] displacement of every point, head pose removed
-    gap: Array  # [F, 11] opening at the pairs of the inner lips
-    blink: Array  # [F] 0 open to 1 shut
-    rotation: Array  # [F, 3, 3] of the head against its mean
-    scale: Array  # [F] nearness of the head against its median
-    shift: Array  # [F, 3] against its median
+    shape: np.ndarray  # [F, 478, 3] displacement of every point, head pose removed
+    gap: np.ndarray  # [F, 11] opening at the pairs of the inner lips
+    blink: np.ndarray  # [F] 0 open to 1 shut
+    rotation: np.ndarray  # [F, 3, 3] of the head against its mean
+    scale: np.ndarray  # [F] nearness of the head against its median
+    shift: np.ndarray  # [F, 3] against its median
 
     def part(self, start: int, num_frames: int) -> "Gesture":
         """Frames `start` to `start + num_frames`."""
@@ -29,23 +30,24 @@ class Gesture:
         return Gesture(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
-def smooth(points: Array) -> Array:
+def smooth(points: np.ndarray) -> np.ndarray:
     """Points [F, N, 3] smoothed over time, ends repeated."""
     padded = np.concatenate([points[:1], points[:1], points, points[-1:], points[-1:]]).astype(np.float64)
-    return sum(weight * padded[index : index + len(points)] for index, weight in enumerate(_SMOOTHING))
+    windows = np.stack([padded[first : first + len(points)] for first in range(len(_SMOOTHING))], -1)
+    return windows @ _SMOOTHING
 
 
-def part_of_rotation(rotation: Array, share: float) -> Array:
+def part_of_rotation(rotation: np.ndarray, share: float) -> np.ndarray:
     """The rotation [3, 3] by `share` of its angle."""
-    return cv2.Rodrigues(cv2.Rodrigues(rotation)[0] * share)[0]
+    return np.asarray(cv2.Rodrigues(cv2.Rodrigues(rotation)[0] * share)[0])
 
 
-def _mean_rotation(rotations: Array) -> Array:
+def _mean_rotation(rotations: np.ndarray) -> np.ndarray:
     left, _, right = np.linalg.svd(rotations.mean(0))
     return left @ right
 
 
-def _blinks(canonical: Array) -> Array:
+def _blinks(canonical: np.ndarray) -> np.ndarray:
     openings = []
     for upper, lower in (
         (motion.RIGHT_EYE_UPPER, motion.RIGHT_EYE_LOWER),
@@ -57,12 +59,13 @@ def _blinks(canonical: Array) -> Array:
     return np.clip((1 - opening / np.percentile(opening, 80) - 0.42) / 0.3, 0, 1)
 
 
-def read_gesture(points: Array, template: Array, head_share: float = 0.7) -> Gesture:
-    """The movement in tracked points [F, 478, 3]; `head_share` weakens turning, nearing and shifting of the head."""
+def read_gesture(points: np.ndarray, template: np.ndarray) -> Gesture:
+    """The movement in tracked points [F, 478, 3] of a speaker; `template`: vertices of the average face."""
     canonical, poses = motion.rigid_free(smooth(points), template)
-    gaps = canonical[:, list(motion.INNER_LOWER), 1] - canonical[:, list(motion.INNER_UPPER), 1]
+    gaps = canonical[:, list(anatomy.INNER_LOWER_LIP), 1] - canonical[:, list(anatomy.INNER_UPPER_LIP), 1]
+    mouth_corners = canonical[:, anatomy.RIGHT_MOUTH_CORNER], canonical[:, anatomy.LEFT_MOUTH_CORNER]
     # Rest: the twelve frames most like the median of those with the mouth most nearly shut.
-    measures = np.stack([motion.lip_gap(canonical), np.linalg.norm(canonical[:, 61] - canonical[:, 291], axis=-1)], 1)
+    measures = np.stack([motion.lip_gap(canonical), np.linalg.norm(mouth_corners[0] - mouth_corners[1], axis=-1)], 1)
     is_shut = measures[:, 0] <= np.percentile(measures[:, 0], 35)
     rest = np.argsort(np.abs(measures - np.median(measures[is_shut], 0)).sum(1))[:12]
     rotations = np.stack([pose.rotation for pose in poses])
@@ -74,7 +77,7 @@ def read_gesture(points: Array, template: Array, head_share: float = 0.7) -> Ges
         shape=canonical - canonical[rest].mean(0),
         gap=np.maximum(gaps, 0),
         blink=_blinks(canonical),
-        rotation=np.stack([part_of_rotation(rotation @ mean_rotation.T, head_share) for rotation in rotations]),
-        scale=(scales / scale) ** head_share,
-        shift=(shifts - np.median(shifts, 0)) * head_share / scale,
+        rotation=np.stack([part_of_rotation(rotation @ mean_rotation.T, _HEAD_SHARE) for rotation in rotations]),
+        scale=(scales / scale) ** _HEAD_SHARE,
+        shift=(shifts - np.median(shifts, 0)) * _HEAD_SHARE / scale,
     )

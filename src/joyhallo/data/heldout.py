@@ -1,10 +1,20 @@
 """Which people and clips are never trained on. The rules go by file names: the same files give everyone the same split."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 NUM_HELD_OUT_VIDEOS = 20
+HELD_OUT_SHARE = 0.07  # of people and of recorded syllables
+
+
+@dataclass(frozen=True)
+class VideoSplit:
+    """The videos of a corpus, each in the order of their names."""
+
+    held_out: tuple[Path, ...]
+    known: tuple[Path, ...]
 
 
 def person_of(path: Path) -> str:
@@ -17,11 +27,12 @@ def person_of(path: Path) -> str:
     return f"{group}/{path.stem.split('_')[0] if is_paired else path.stem}"
 
 
-def is_held_out_person(person: str, share: float = 0.07) -> bool:
+def is_held_out_person(person: str) -> bool:
     """A fixed share of people, chosen by the hash of the name."""
-    return int(hashlib.sha256(person.encode()).hexdigest()[:8], 16) / 2**32 < share
+    return int(hashlib.sha256(person.encode()).hexdigest()[:8], 16) / 2**32 < HELD_OUT_SHARE
 
 
-def held_out_videos(paths: Sequence[Path]) -> frozenset[str]:
-    """The names (without suffix) of the first twenty videos in sorted order."""
-    return frozenset(path.stem for path in sorted(paths)[:NUM_HELD_OUT_VIDEOS])
+def split_videos(paths: Iterable[Path]) -> VideoSplit:
+    """The first twenty in sorted order are held out."""
+    ordered = tuple(sorted(paths))
+    return VideoSplit(ordered[:NUM_HELD_OUT_VIDEOS], ordered[NUM_HELD_OUT_VIDEOS:])

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from joyhallo.data import motion
+from joyhallo.conditioning import anatomy
 from joyhallo.data.gestures import Gesture
 from joyhallo.data.heldout import is_held_out_person
-from joyhallo.data.motion import Array
-from joyhallo.data.pictures import SPEECH_HZ, VIDEO_FPS, read_speech
+from joyhallo.media.audio import read_speech
+from joyhallo.models.speech_encoder import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
+_VIDEO_FPS = SAMPLE_RATE_HZ // SAMPLES_PER_FRAME
 # Centimetres against the closed rest: opening of the lips, drop of the chin, change of the mouth's width, protrusion.
 _SHAPES = {
     "rest": (0.0, 0.0, 0.0, 0.0),
@@ -58,23 +59,25 @@ _SPELLED_WITHOUT_INITIAL = {
     "ye": "ie", "wu": "u", "wei": "ui", "wen": "un", "weng": "ueng", "wo": "uo",
 }  # fmt: skip
 _AMPLITUDE = 1.4  # at the pace of speech no shape is reached in full: this brings the openings to those of filmed speech
+_BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
+_EYES_AND_BROWS = (*anatomy.RIGHT_EYE, *anatomy.LEFT_EYE, *_BROWS)
 _LEAD_S = 0.05  # the lips are ahead of the sound
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sentence:
     """Speech [F·640] at 16 kHz and the controls [F, 4] (see the shapes) of its F video frames."""
 
-    speech: Array
-    controls: Array
+    speech: np.ndarray
+    controls: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LipBasis:
     """How points move per unit of the four controls, [4, 478·3], and the opening's profile along the lips [11]."""
 
-    points: Array
-    profile: Array
+    points: np.ndarray
+    profile: np.ndarray
 
 
 def phones(pinyin: str) -> list[str] | None:
@@ -110,15 +113,14 @@ def fit_lip_basis(gestures: Sequence[Gesture]) -> LipBasis:
     return LipBasis(solution[:4], profile / profile[3:8].mean())
 
 
-def controls_of(gesture: Gesture) -> Array:
+def controls_of(gesture: Gesture) -> np.ndarray:
     """The four controls [F, 4] of a filmed gesture."""
-    lips = list(motion.OUTER_LIPS)
     return np.stack(
         [
             gesture.gap[:, 3:8].mean(1),
-            gesture.shape[:, 152, 1],
-            gesture.shape[:, 291, 0] - gesture.shape[:, 61, 0],
-            -gesture.shape[:, lips, 2].mean(1),
+            gesture.shape[:, anatomy.CHIN, 1],
+            gesture.shape[:, anatomy.LEFT_MOUTH_CORNER, 0] - gesture.shape[:, anatomy.RIGHT_MOUTH_CORNER, 0],
+            -gesture.shape[:, list(anatomy.LIPS), 2].mean(1),
         ],
         1,
     )
@@ -130,22 +132,16 @@ def act(sentence: Sentence, basis: LipBasis, donor: Gesture) -> Gesture:
     frames = np.abs((np.arange(count) + length - 1) % (2 * length - 2) - (length - 1))
     shape = (sentence.controls @ basis.points).reshape(count, -1, 3)
     filmed = donor.shape[frames]
-    is_eye_or_brow = np.zeros(shape.shape[1], bool)
-    is_eye_or_brow[[i for group in (_EYE_POINTS, _BROW_POINTS) for i in group]] = True
-    shape[:, is_eye_or_brow] = filmed[:, is_eye_or_brow]
+    shape[:, _EYES_AND_BROWS] = filmed[:, _EYES_AND_BROWS]
     gap = np.maximum(0, sentence.controls[:, :1]) * basis.profile
     return Gesture(shape, gap, donor.blink[frames], donor.rotation[frames], donor.scale[frames], donor.shift[frames])
 
 
-_EYE_POINTS = motion.RIGHT_EYE_UPPER + motion.RIGHT_EYE_LOWER + motion.LEFT_EYE_UPPER + motion.LEFT_EYE_LOWER
-_BROW_POINTS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
-
-
-def _speaking_part(speech: Array) -> tuple[float, float]:
+def _speaking_part(speech: np.ndarray) -> tuple[float, float]:
     """Start and end of the sound in a recording of one syllable, seconds."""
     energy = np.sqrt(np.convolve(speech**2, np.ones(320) / 320, "same"))[::80]
     loud = np.flatnonzero(energy > 0.06 * energy.max())
-    return loud[0] * 80 / SPEECH_HZ, (loud[-1] + 1) * 80 / SPEECH_HZ
+    return loud[0] * 80 / SAMPLE_RATE_HZ, (loud[-1] + 1) * 80 / SAMPLE_RATE_HZ
 
 
 def _keys(shapes: list[str], start: float, end: float) -> list[tuple[float, str]]:
@@ -162,7 +158,7 @@ def _keys(shapes: list[str], start: float, end: float) -> list[tuple[float, str]
     return keys
 
 
-def _trajectory(keys: list[tuple[float, str]], num_frames: int) -> Array:
+def _trajectory(keys: list[tuple[float, str]], num_frames: int) -> np.ndarray:
     """Controls [F, 4] through the keys, at rest before, after and in long pauses; closures are really shut."""
     from scipy.interpolate import PchipInterpolator
 
@@ -172,14 +168,14 @@ def _trajectory(keys: list[tuple[float, str]], num_frames: int) -> Array:
             points += [(before[0] + 0.2, "rest"), (key[0] - 0.16, "rest")]
         if key[0] > points[-1][0] + 0.012:
             points.append(key)
-    points += [(keys[-1][0] + 0.22, "rest"), (max(keys[-1][0] + 2, num_frames / VIDEO_FPS + 1), "rest")]
-    times = (np.arange(num_frames) + 0.5) / VIDEO_FPS
+    points += [(keys[-1][0] + 0.22, "rest"), (max(keys[-1][0] + 2, num_frames / _VIDEO_FPS + 1), "rest")]
+    times = (np.arange(num_frames) + 0.5) / _VIDEO_FPS
     curve = PchipInterpolator([time for time, _ in points], [_SHAPES[name] for _, name in points])(times)
     curve[1:-1] = 0.2 * curve[:-2] + 0.6 * curve[1:-1] + 0.2 * curve[2:]
     curve[:, :2] *= _AMPLITUDE
     for time, name in keys:
         if name == "shut":
-            frame = int(np.clip(round(time * VIDEO_FPS - 0.5), 0, num_frames - 1))
+            frame = int(np.clip(round(time * _VIDEO_FPS - 0.5), 0, num_frames - 1))
             curve[frame, :2] = 0, min(curve[frame, 1], 0.15)
     return curve
 
@@ -192,21 +188,21 @@ def read_syllables(folder: Path) -> dict[bool, list[Path]]:
 
 def speak(paths: Sequence[Path], num_frames: int, random: np.random.Generator) -> Sentence:
     """Random syllables one after another until the frames are full; the pauses between them are random too."""
-    speech = np.zeros(num_frames * SPEECH_HZ // VIDEO_FPS, np.float32)
+    speech = np.zeros(num_frames * SAMPLES_PER_FRAME, np.float32)
     keys: list[tuple[float, str]] = []
     time = float(random.uniform(0.05, 0.3))
     while True:
-        path = paths[random.integers(len(paths))]
+        path = paths[int(random.integers(len(paths)))]
         shapes = phones(path.stem) or ["rest"]
         sound = read_speech(path)
         start, end = _speaking_part(sound)
         # Isolated syllables are slow; in speech they are about half as long.
         pace = float(random.uniform(1.1, 1.6))
-        sound = _faster(sound[int(start * SPEECH_HZ) : int(end * SPEECH_HZ)], pace)
-        duration = len(sound) / SPEECH_HZ
-        if time + duration > num_frames / VIDEO_FPS:
+        sound = _faster(sound[int(start * SAMPLE_RATE_HZ) : int(end * SAMPLE_RATE_HZ)], pace)
+        duration = len(sound) / SAMPLE_RATE_HZ
+        if time + duration > num_frames / _VIDEO_FPS:
             break
-        first = int(time * SPEECH_HZ)
+        first = int(time * SAMPLE_RATE_HZ)
         speech[first : first + len(sound)] += sound[: len(speech) - first] / (sound.std() + 1e-6)
         keys += _keys(shapes, time, time + duration)
         time += duration + (float(random.uniform(0.15, 0.4)) if random.random() < 0.2 else float(random.uniform(0, 0.04)))
@@ -214,7 +210,7 @@ def speak(paths: Sequence[Path], num_frames: int, random: np.random.Generator) -
     return Sentence(speech, _trajectory(keys or [(0.2, "rest")], num_frames))
 
 
-def _faster(sound: Array, pace: float) -> Array:
+def _faster(sound: np.ndarray, pace: float) -> np.ndarray:
     """Shorter at the same pitch: pieces of 40 ms added with overlap, each shifted to fit the last one best."""
     size, hop, reach = 640, 320, 80
     window = np.hanning(size).astype(np.float32)

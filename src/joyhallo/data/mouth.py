@@ -3,32 +3,31 @@
 import cv2
 import numpy as np
 
+from joyhallo.conditioning import anatomy
 from joyhallo.data import motion
-from joyhallo.data.motion import Array
-from joyhallo.data.pictures import Image
 
 _CAVITY, _TONGUE, _TEETH = np.array([58.0, 24, 22]), np.array([150.0, 78, 76]), np.array([206.0, 194, 178])
 _TEETH_HEIGHT = 0.17  # of the mouth's width
 _EDGE_BELOW_LIPS = 0.045  # the teeth's edge under the shut lips' line, of the mouth's width
 
 
-def _opening_mask(placed: Array, left: int, top: int, shape: tuple[int, int]) -> Array:
+def _opening_mask(placed: np.ndarray, left: int, top: int, shape: tuple[int, int]) -> np.ndarray:
     """Soft mask [h, w] of the inner-lip polygon within a window."""
     polygon = placed[list(motion.INNER_RING)] - [left, top]
     mask = np.zeros((shape[0] * 2, shape[1] * 2), np.uint8)
     cv2.fillPoly(mask, [np.round((polygon * 2 + 0.5) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     small = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_AREA)
-    return cv2.GaussianBlur(small.astype(np.float32) / 255, (0, 0), 0.7)
+    return np.asarray(cv2.GaussianBlur(small.astype(np.float32) / 255, (0, 0), 0.7))
 
 
-def paint_mouth(image: Image, placed: Array, rigid: Array, skin: Array, lip: Array) -> Image:
+def paint_mouth(image: np.ndarray, placed: np.ndarray, rigid: np.ndarray, skin: np.ndarray, lip: np.ndarray) -> np.ndarray:
     """The image [S, S, 3] with the inside of the mouth painted between the lips.
 
     `placed` [468, 2]: the mesh as it is shown; `rigid` [468, 2]: the mesh with shut lips and the same head; `skin` and `lip`:
     mean colours, which give the light of the scene.
     """
     ring = placed[list(motion.INNER_RING)]
-    upper, lower = placed[list(motion.INNER_UPPER[3:8])], placed[list(motion.INNER_LOWER[3:8])]
+    upper, lower = placed[list(anatomy.INNER_UPPER_LIP[3:8])], placed[list(anatomy.INNER_LOWER_LIP[3:8])]
     gap = float((lower[:, 1] - upper[:, 1]).mean())
     if gap < 0.6:
         return image
@@ -49,7 +48,7 @@ def paint_mouth(image: Image, placed: Array, rigid: Array, skin: Array, lip: Arr
     return result
 
 
-def _paint(placed: Array, rigid: Array, box: tuple[int, int, int, int], gap: float) -> Array:
+def _paint(placed: np.ndarray, rigid: np.ndarray, box: tuple[int, int, int, int], gap: float) -> np.ndarray:
     """Cavity, tongue and teeth under white light, [h, w, 3]."""
     left, top, right, bottom = box
     columns, rows = np.meshgrid(np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32))

@@ -13,15 +13,14 @@ import cv2
 import numpy as np
 
 from joyhallo.data import heldout, mandarin
-from joyhallo.data.facemesh import CanonicalMesh, read_canonical_mesh
+from joyhallo.data.canonical import CanonicalMesh, read_canonical_mesh
 from joyhallo.data.faces import write_npz
 from joyhallo.data.gestures import Gesture, read_gesture
-from joyhallo.data.pictures import SPEECH_HZ, VIDEO_FPS, Image
 from joyhallo.data.warp import TalkingPortrait
+from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
 MAX_YAW_DEG, MAX_ROLL_DEG, MAX_OPENING_CM = 12.0, 8.0, 1.0
-_SAMPLES = SPEECH_HZ // VIDEO_FPS
 
 
 def is_usable(portrait: TalkingPortrait) -> bool:
@@ -32,7 +31,7 @@ def is_usable(portrait: TalkingPortrait) -> bool:
     return bool(abs(yaw) <= MAX_YAW_DEG and abs(roll) <= MAX_ROLL_DEG and portrait.opening <= MAX_OPENING_CM)
 
 
-def talk(portrait: TalkingPortrait, gesture: Gesture) -> Image:
+def talk(portrait: TalkingPortrait, gesture: Gesture) -> np.ndarray:
     """All frames of a portrait making a gesture, RGB [F, S, S, 3]."""
     return np.stack([portrait.render(gesture, frame) for frame in range(len(gesture.blink))])
 
@@ -56,9 +55,8 @@ class Synthesis:
         with np.load(faces / "portraits.npz") as file:
             self._images, self._points, self.persons = file["crops256"], file["points"], file["persons"]
         self._mesh, self._num_frames = mesh, num_frames
-        videos = sorted((faces / "videos").glob("*.npz"))
-        count = heldout.NUM_HELD_OUT_VIDEOS
-        self._videos: dict[bool, Sequence[Path]] = {True: videos[:count], False: videos[count:]}
+        split = heldout.split_videos((faces / "videos").glob("*.npz"))
+        self._videos: dict[bool, Sequence[Path]] = {True: split.held_out, False: split.known}
         self._gestures: dict[Path, tuple[Gesture, np.ndarray]] = {}
         self._portraits: dict[int, TalkingPortrait | None] = {}
         self._syllables = mandarin.read_syllables(syllables) if syllables else None
@@ -89,7 +87,7 @@ class Synthesis:
         random = np.random.default_rng([index, take])
         is_held_out = heldout.is_held_out_person(str(self.persons[index]))
         videos = self._videos[is_held_out]
-        gesture, speech = self._gesture(videos[random.integers(len(videos))])
+        gesture, speech = self._gesture(videos[int(random.integers(len(videos)))])
         start = choose_part(gesture, self._num_frames, random)
         if self._syllables and self._basis:
             sentence = mandarin.speak(self._syllables[is_held_out], self._num_frames, random)
@@ -98,7 +96,7 @@ class Synthesis:
         write_npz(
             path,
             frames=talk(portrait, gesture.part(start, self._num_frames)),
-            speech=speech[start * _SAMPLES : (start + self._num_frames) * _SAMPLES],
+            speech=speech[start * SAMPLES_PER_FRAME : (start + self._num_frames) * SAMPLES_PER_FRAME],
             still=self._images[index],
             points=self._points[index],
             person=self.persons[index],

@@ -3,31 +3,33 @@
 import cv2
 import numpy as np
 
+from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.anatomy import SILHOUETTE
 from joyhallo.data import motion
-from joyhallo.data.facemesh import CanonicalMesh
+from joyhallo.data.canonical import CanonicalMesh
 from joyhallo.data.gestures import Gesture
-from joyhallo.data.motion import Array
 from joyhallo.data.mouth import paint_mouth
-from joyhallo.data.pictures import SILHOUETTE, Image
 
 _NUM_MESH = 468
+_INNER_UPPER, _INNER_LOWER = anatomy.INNER_UPPER_LIP[1:-1], anatomy.INNER_LOWER_LIP[1:-1]  # without the corners
 # Rings around the silhouette: radius, share of the head's movement, share of the skin's movement.
 _RINGS = ((1.15, 0.9, 0.5), (1.42, 0.55, 0.12), (1.8, 0.2, 0.0))
-_UPPER_LIP = (0, 267, 269, 270, 409, 37, 39, 40, 185, *motion.INNER_UPPER[1:-1])
-_LOWER_LIP = (17, 314, 405, 321, 375, 84, 181, 91, 146, *motion.INNER_LOWER[1:-1])
-_INNER_PAIRS = tuple(zip(motion.INNER_UPPER[1:-1], motion.INNER_LOWER[1:-1], strict=True))
+_UPPER_LIP = (0, 267, 269, 270, 409, 37, 39, 40, 185, *_INNER_UPPER)
+_LOWER_LIP = (17, 314, 405, 321, 375, 84, 181, 91, 146, *_INNER_LOWER)
+_INNER_PAIRS = tuple(zip(_INNER_UPPER, _INNER_LOWER, strict=True))
 _RIGHT_FOLD, _LEFT_FOLD = (247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414)
 _EYES = (
-    (motion.RIGHT_EYE_UPPER, motion.RIGHT_EYE_LOWER, _RIGHT_FOLD),
-    (motion.LEFT_EYE_UPPER, motion.LEFT_EYE_LOWER, _LEFT_FOLD),
+    (anatomy.RIGHT_EYE, motion.RIGHT_EYE_UPPER, motion.RIGHT_EYE_LOWER, _RIGHT_FOLD),
+    (anatomy.LEFT_EYE, motion.LEFT_EYE_UPPER, motion.LEFT_EYE_LOWER, _LEFT_FOLD),
 )
 
 
-def _within(triangles: Array, ring: tuple[int, ...]) -> Array:
-    return np.isin(triangles, ring).all(1)
+def _within(triangles: np.ndarray, ring: tuple[int, ...]) -> np.ndarray:
+    """Which triangles [T, 3] have all their corners in a ring, [T]."""
+    return np.asarray(np.isin(triangles, ring).all(1))
 
 
-def closed_mouth(canonical: Array) -> Array:
+def closed_mouth(canonical: np.ndarray) -> np.ndarray:
     """Canonical points [478, 3] with the lips brought together; each lip moves as a whole and the skin around follows."""
     closed = canonical.copy()
     gaps = np.array([canonical[low, 1] - canonical[up, 1] for up, low in _INNER_PAIRS])
@@ -54,17 +56,17 @@ def closed_mouth(canonical: Array) -> Array:
 class TalkingPortrait:
     """One square portrait prepared for moving; `render` gives its frames."""
 
-    def __init__(self, image: Image, points: Array, mesh: CanonicalMesh, closer_mouth: Array | None = None) -> None:
-        """Image [S, S, 3] RGB; points [478, 3] of it; `closer_mouth` [478, 3]: canonical correction towards a neutral mouth."""
+    def __init__(self, image: np.ndarray, points: np.ndarray, mesh: CanonicalMesh) -> None:
+        """`image` [S, S, 3] uint8 RGB; `points` [478, 3] of it."""
         self.image, self.size = image, image.shape[0]
         self.points = points.astype(np.float64).copy()
         self.pose = motion.fit_pose(self.points, mesh.vertices)
         self.opening = float(motion.lip_gap(self.pose.to_canonical(self.points)))
-        if self.opening < 0.12:
+        self._is_shut = self.opening < 0.12  # centimetres
+        if self._is_shut:
             self._settle_lip_line()
         self.canonical = self.pose.to_canonical(self.points)
-        relaxed = self.canonical if closer_mouth is None else self.canonical + closer_mouth
-        self.rest = closed_mouth(relaxed)
+        self.rest = closed_mouth(self.canonical)
         self._prepare_outside()
         self._split_triangles(mesh.triangles)
         self._columns, self._rows = np.meshgrid(np.arange(self.size, dtype=np.float32), np.arange(self.size, dtype=np.float32))
@@ -96,40 +98,42 @@ class TalkingPortrait:
 
         outline = self.points[list(SILHOUETTE), :2]
         centre = outline.mean(0)
-        places, shares, owners = [], [], []
+        rows = []  # place, share of the head's movement, share of the skin's, the silhouette's point that is followed
         for radius, head, skin in _RINGS:
             for owner, place in zip(SILHOUETTE, centre + (outline - centre) * radius, strict=True):
                 if ((place > 3) & (place < self.size - 4)).all():
-                    places.append(place), shares.append((head, skin)), owners.append(owner)
+                    rows.append((place, head, skin, owner))
         for step in np.linspace(-1, self.size, 9):
-            for place in ((step, -1), (step, self.size), (-1, step), (self.size, step)):
-                places.append(np.array(place)), shares.append((0.0, 0.0)), owners.append(0)
+            border = ((step, -1), (step, self.size), (-1, step), (self.size, step))
+            rows += [(np.array(place), 0.0, 0.0, 0) for place in border]
+        places, heads, skins, owners = zip(*rows, strict=True)
         self._outside, self._owners = np.stack(places), np.array(owners)
-        self._head_share, self._skin_share = np.array(shares).T[:, :, None]
+        self._head_share, self._skin_share = np.array(heads)[:, None], np.array(skins)[:, None]
         every, first = np.unique(np.concatenate([outline, self._outside]).round(2), axis=0, return_index=True)
         triangles = first[Delaunay(every).simplices]
         all_places = np.concatenate([outline, self._outside])
         hull = outline.astype(np.float32)
-        is_outside = [cv2.pointPolygonTest(hull, tuple(map(float, c)), False) < 0 for c in all_places[triangles].mean(1)]
+        middles = all_places[triangles].mean(1)
+        is_outside = [cv2.pointPolygonTest(hull, (float(x), float(y)), False) < 0 for x, y in middles]
         numbers = np.concatenate([SILHOUETTE, _NUM_MESH + np.arange(len(self._outside))])
         self._outer_triangles = numbers[triangles[np.array(is_outside)]]
 
-    def _split_triangles(self, triangles: Array) -> None:
+    def _split_triangles(self, triangles: np.ndarray) -> None:
+        """The mesh's triangles [T, 3] as skin and as the two eyes; those within the lips are painted instead."""
         self._eye_triangles = []
         is_other = _within(triangles, motion.INNER_RING)
-        for upper, lower, _ in _EYES:
-            ring = upper + lower[-2:0:-1]
+        for ring, *_ in _EYES:
             is_eye = _within(triangles, ring)
             self._eye_triangles.append((list(ring), triangles[is_eye]))
             is_other |= is_eye
         self._skin_triangles = triangles[~is_other]
         self._source = np.concatenate([self.points[:_NUM_MESH, :2], self._outside])
-        if self.opening >= 0.12:  # keep the teeth of an open mouth out of the lips' texture
+        if not self._is_shut:  # keep the teeth of an open mouth out of the lips' texture
             inset = 1.2 * self.size / 256
-            self._source[list(motion.INNER_UPPER[1:-1]), 1] -= inset
-            self._source[list(motion.INNER_LOWER[1:-1]), 1] += inset
+            self._source[list(_INNER_UPPER), 1] -= inset
+            self._source[list(_INNER_LOWER), 1] += inset
 
-    def place(self, gesture: Gesture, frame: int) -> tuple[Array, Array]:
+    def place(self, gesture: Gesture, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the mesh and the outside points go, [468 + O, 2], and where the mesh would go if the head moved rigidly."""
         mouth_width = np.linalg.norm(self.canonical[61] - self.canonical[291])
         delta = gesture.shape[frame, :_NUM_MESH].copy()
@@ -141,7 +145,7 @@ class TalkingPortrait:
             line = (shape[up, 1] + shape[low, 1]) / 2  # the opening itself, not its change: lips really meet
             shape[up, 1], shape[low, 1] = line - gap / 2, line + gap / 2
         blink = gesture.blink[frame]
-        for upper, lower, fold in _EYES:
+        for _, upper, lower, fold in _EYES:
             lids = list(dict.fromkeys(upper + lower + fold))
             shape[lids] = self.rest[lids]
             for up, low, above in zip(upper[1:-1], lower[1:-1], fold, strict=True):
@@ -160,7 +164,7 @@ class TalkingPortrait:
         outside = self._outside + self._head_share * head + self._skin_share * skin
         return np.concatenate([moved, outside]), rigid
 
-    def render(self, gesture: Gesture, frame: int) -> Image:
+    def render(self, gesture: Gesture, frame: int) -> np.ndarray:
         """One frame of the moving portrait, RGB [S, S, 3]."""
         placed, rigid = self.place(gesture, frame)
         targets = [placed[self._outer_triangles], placed[self._skin_triangles]]
@@ -172,7 +176,7 @@ class TalkingPortrait:
         warped = self._warp(np.concatenate(targets), np.concatenate(sources))
         return paint_mouth(warped, placed[:_NUM_MESH], rigid, self.skin, self.lip)
 
-    def _warp(self, targets: Array, sources: Array) -> Image:
+    def _warp(self, targets: np.ndarray, sources: np.ndarray) -> np.ndarray:
         """The picture with the source triangles [T, 3, 2] drawn at the target triangles [T, 3, 2]."""
         owner = np.zeros((self.size, self.size), np.int32)
         for index, corners in enumerate(np.round(targets * 16).astype(np.int32)):
@@ -183,5 +187,5 @@ class TalkingPortrait:
         maps = np.linalg.solve(corners, sources).astype(np.float32)
         maps[is_flat] = [[1, 0], [0, 1], [0, 0]]
         maps = maps[owner]
-        along = [maps[..., 0, axis] * self._columns + maps[..., 1, axis] * self._rows + maps[..., 2, axis] for axis in (0, 1)]
-        return cv2.remap(self.image, *along, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        x, y = (maps[..., 0, axis] * self._columns + maps[..., 1, axis] * self._rows + maps[..., 2, axis] for axis in (0, 1))
+        return np.asarray(cv2.remap(self.image, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))

@@ -18,12 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from joyhallo.data import heldout
+from joyhallo.data.pixels import prefer_channels_last, to_network
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.training.budget import Average, Budget
 from joyhallo.training.muon import Optimizers
 
 logger = logging.getLogger(__name__)
 _SIZE = 256
+_NUM_VIDEOS, _EVERY_FRAME = 160, 5  # how much of the videos is read
+_SAVE_EVERY_S = 120.0
+_LATENT_NOISE = 0.1  # a little makes the decoder forgive the denoiser's errors
 # Where the mouth lies in the training framing, (top, bottom, left, right) as shares of the side.
 _MOUTH = (0.60, 0.85, 0.30, 0.70)
 _LUMA = (0.30, 0.59, 0.11)
@@ -67,9 +71,12 @@ class PatchDiscriminator(nn.Module):
         return [*activations, self.judge(images)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FaceData:
-    """What the faces command prepared: portraits [N, 320, 320, 3] and video frames [M, 256, 256, 3] of the training part."""
+    """What `joyhallo.data.faces` prepared: portraits [N, 320, 320, 3] and frames [M, 256, 256, 3], uint8, to train on.
+
+    The held-out ones are all [., 256, 256, 3], in the training framing.
+    """
 
     portraits: np.ndarray
     frames: np.ndarray
@@ -77,36 +84,32 @@ class FaceData:
     held_out_frames: np.ndarray
 
 
-def read_face_data(folder: Path, talking: Path | None = None, max_videos: int = 160, every: int = 5) -> FaceData:
-    """Read the output of `joyhallo.data.faces`, of every video each `every`-th frame; and some of `joyhallo.data.synthesis`."""
+def read_face_data(folder: Path, talking: Path | None = None) -> FaceData:
+    """Read the output of `joyhallo.data.faces` and some frames of that of `joyhallo.data.synthesis`."""
     with np.load(folder / "portraits.npz") as file:
         crops, tight, persons = file["crops"], file["crops256"], file["persons"]
     is_held = np.array([heldout.is_held_out_person(str(person)) for person in persons])
-    videos = sorted((folder / "videos").glob("*.npz"), key=lambda path: path.stat().st_mtime)[: max_videos + 20]
-    first = set(sorted(path.stem for path in videos)[: heldout.NUM_HELD_OUT_VIDEOS])
-    frames: dict[bool, list[np.ndarray]] = {True: [], False: []}
-    for path in videos:
-        with np.load(path) as file:
-            frames[path.stem in first].append(file["frames"][2::every])
+    split = heldout.split_videos((folder / "videos").glob("*.npz"))
+    known = split.known[:: max(1, len(split.known) // _NUM_VIDEOS)]
+    frames = [_frames(path, 2, _EVERY_FRAME) for path in known]
     for path in sorted(talking.glob("*/*.npz")) if talking else ():
         with np.load(path) as file:
             if not file["is_held_out"]:
-                frames[False].append(file["frames"][5::9])
-    held_frames = np.concatenate([clip[::5] for clip in frames[True]])
-    return FaceData(crops[~is_held], np.concatenate(frames[False]), tight[is_held], held_frames)
+                frames.append(file["frames"][5::9])
+    held_frames = [_frames(path, 2, 5 * _EVERY_FRAME) for path in split.held_out]
+    return FaceData(crops[~is_held], np.concatenate(frames), tight[is_held], np.concatenate(held_frames))
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] → float [B, 3, H, W] in [-1, 1], channels last in memory."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return tensor.contiguous(memory_format=torch.channels_last)
+def _frames(path: Path, first: int, step: int) -> np.ndarray:
+    with np.load(path) as file:
+        return file["frames"][first::step]
 
 
 class Batches:
     """Random pictures: three batches of half-size cut-outs (half of them around the mouth), then one of whole faces."""
 
-    def __init__(self, data: FaceData, num_whole: int = 4, seed: int = 0) -> None:
-        self._data, self._num_whole = data, num_whole
+    def __init__(self, data: FaceData, seed: int) -> None:
+        self._data = data
         self._random = np.random.default_rng(seed)
 
     def _face(self) -> np.ndarray:
@@ -134,12 +137,8 @@ class Batches:
         index = 0
         while True:
             is_whole = index % 4 == 3
-            pictures = (
-                [self._face() for _ in range(self._num_whole)]
-                if is_whole
-                else [self._cut_out() for _ in range(4 * self._num_whole)]
-            )
-            images = to_tensor(np.stack(pictures))
+            pictures = [self._face() for _ in range(4)] if is_whole else [self._cut_out() for _ in range(16)]
+            images = to_network(np.stack(pictures))
             shape = (len(images), 3, 1, 1)
             gain, shift = self._random.normal(1, 0.05, shape), self._random.normal(0, 0.05, shape)
             yield (images * torch.from_numpy(gain).float() + torch.from_numpy(shift).float()).clamp_(-1, 1)
@@ -148,7 +147,7 @@ class Batches:
 
 def psnr(decoded: Tensor, images: Tensor) -> float:
     """Mean over the batch of the peak signal-to-noise ratio of images in [-1, 1], dB."""
-    return float((10 * torch.log10(4 / (decoded - images).square().mean((1, 2, 3)))).mean())
+    return (10 * torch.log10(4 / (decoded - images).square().mean((1, 2, 3)))).mean().item()
 
 
 @torch.no_grad()
@@ -157,7 +156,7 @@ def measure(network: PatchAutoencoder, data: FaceData) -> dict[str, float]:
     top, bottom, left, right = (round(share * _SIZE) for share in _MOUTH)
     results = {}
     for name, pictures in (("portraits", data.held_out_portraits), ("frames", data.held_out_frames[:40])):
-        images = to_tensor(pictures)
+        images = to_network(pictures)
         decoded = torch.cat([network(part) for part in images.split(8)]).clamp(-1, 1)
         mouth, true_mouth = (batch[:, :, top:bottom, left:right] for batch in (decoded, images))
         contrast = [(x - functional.avg_pool2d(x, 5, 1, 2)).abs().mean().item() for x in (mouth, true_mouth)]
@@ -175,8 +174,11 @@ def follow_latents(network: PatchAutoencoder, images: Tensor, momentum: float = 
     would have to guess the colours.
     """
     latents = network.encoder(images) + network.patch_encoder(images)
-    network.latent_norm.running_mean.lerp_(latents.mean((0, 2, 3)), momentum)
-    network.latent_norm.running_var.lerp_(latents.var((0, 2, 3)), momentum)
+    mean, variance = network.latent_norm.running_mean, network.latent_norm.running_var
+    assert mean is not None  # this normalisation keeps both
+    assert variance is not None
+    mean.lerp_(latents.mean((0, 2, 3)), momentum)
+    variance.lerp_(latents.var((0, 2, 3)), momentum)
 
 
 def save(network: PatchAutoencoder, data: FaceData, folder: Path) -> None:
@@ -185,33 +187,28 @@ def save(network: PatchAutoencoder, data: FaceData, folder: Path) -> None:
     logger.info("%s %s", folder.name, " ".join(f"{name} {value:.3f}" for name, value in measure(network, data).items()))
 
 
-def train_reconstruction(data: FaceData, folder: Path, minutes: float, save_every_s: float = 120) -> PatchAutoencoder:
+def train_reconstruction(data: FaceData, folder: Path, minutes: float) -> PatchAutoencoder:
     """Phase 1: train everything; write the averaged network to the folder now and then and at the end."""
     torch.manual_seed(0)
-    network = PatchAutoencoder()
-    network.set_patch_basis(
-        to_tensor(np.concatenate([data.portraits[::2, 32:288, 32:288], data.frames[:: len(data.frames) // 200]]))
-    )
-    network = network.to(memory_format=torch.channels_last).eval()
+    network = PatchAutoencoder().eval()
+    known = np.concatenate([data.portraits[::2, 32:288, 32:288], data.frames[:: max(1, len(data.frames) // 200)]])
+    network.set_patch_basis(to_network(known))
+    prefer_channels_last(network)
     # The principal components stay: a step of any ordinary length on a map of 768 inputs throws the latents off.
     network.patch_encoder.requires_grad_(False)
     average = Average(network)
     optimizers = Optimizers(network, 0.01, 5e-4, adam_only=("patch_",))
-    budget, due = Budget(minutes, warmup_steps=30), save_every_s / (60 * minutes)
-    for step, images in zip(budget, Batches(data), strict=False):
+    budget = Budget(minutes, warmup_steps=30, report_every_s=_SAVE_EVERY_S)
+    for step, images in zip(budget, Batches(data, seed=0), strict=False):
         follow_latents(network, images)
         latents = network.encode(images)
-        # A little noise makes the decoder forgive the denoiser's errors.
-        loss = reconstruction_loss(network.decode(latents + 0.1 * torch.randn_like(latents)), images)
+        loss = reconstruction_loss(network.decode(latents + _LATENT_NOISE * torch.randn_like(latents)), images)
         optimizers.step(loss, budget.factor)
         average.update(network)
-        if step < 10 or step % 20 == 0:
-            logger.info("step %d, loss %.4f", step, loss.item())
-        if step == 60 or budget.fraction > due:
-            with budget:
+        if budget.is_report_due():
+            with budget.paused():
                 logger.info("step %d, %.0f %% of the time, loss %.4f", step, 100 * budget.fraction, loss.item())
                 save(average.network, data, folder)
-            due += (save_every_s / (60 * minutes)) * (budget.fraction > due)
     save(average.network, data, folder)
     return average.network
 
@@ -219,21 +216,23 @@ def train_reconstruction(data: FaceData, folder: Path, minutes: float, save_ever
 def tune_decoder(network: PatchAutoencoder, data: FaceData, folder: Path, minutes: float) -> PatchAutoencoder:
     """Phase 2: the encoder stays, the decoder learns sharpness from a discriminator."""
     torch.manual_seed(1)
-    network = network.to(memory_format=torch.channels_last).requires_grad_(True).eval()
+    prefer_channels_last(network)
+    network.requires_grad_(True).eval()
     for part in (network.encoder, network.patch_encoder):
         part.requires_grad_(False)
     average = Average(network)
     optimizers = Optimizers(network, 0.01, 5e-4, adam_only=("patch_",))
-    discriminator = PatchDiscriminator().to(memory_format=torch.channels_last)
+    discriminator = PatchDiscriminator()
+    prefer_channels_last(discriminator)
     judge = torch.optim.AdamW(discriminator.parameters(), 5e-4, betas=(0.5, 0.9))
-    budget, due = Budget(minutes, warmup_steps=50), 120 / (60 * minutes)
+    budget = Budget(minutes, warmup_steps=50, report_every_s=_SAVE_EVERY_S)
     for _, images in zip(budget, Batches(data, seed=1), strict=False):
         with torch.no_grad():
             latents = network.encode(images)
             real = discriminator.features(images)
-        decoded = network.decode(latents + 0.1 * torch.randn_like(latents))
+        decoded = network.decode(latents + _LATENT_NOISE * torch.randn_like(latents))
         fake = discriminator.features(decoded)
-        matching = sum((mine - true).abs().mean() for mine, true in zip(fake[:-1], real[:-1], strict=True))
+        matching = torch.stack([(mine - true).abs().mean() for mine, true in zip(fake[:-1], real[:-1], strict=True)]).sum()
         weight = 0.04 * min(1.0, budget.fraction / 0.1 + 0.01)
         optimizers.step(reconstruction_loss(decoded, images) + 0.3 * matching - weight * fake[-1].mean(), budget.factor)
         verdicts = discriminator.features(images)[-1], discriminator.features(decoded.detach())[-1]
@@ -241,10 +240,9 @@ def tune_decoder(network: PatchAutoencoder, data: FaceData, folder: Path, minute
         (functional.relu(1 - verdicts[0]).mean() + functional.relu(1 + verdicts[1]).mean()).backward()
         judge.step()
         average.update(network)
-        if budget.fraction > due:
-            with budget:
+        if budget.is_report_due():
+            with budget.paused():
                 save(average.network, data, folder)
-            due += 120 / (60 * minutes)
     save(average.network, data, folder)
     return average.network
 

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from joyhallo.conditioning.identity import align_face
+from joyhallo.conditioning.identity import ALIGNED_SIZE, align_face
 from joyhallo.data import heldout
+from joyhallo.data.pixels import prefer_channels_last, to_network
 from joyhallo.models.identity_encoder import IdentityNetwork
 from joyhallo.training.budget import Average, Budget
 from joyhallo.training.muon import Optimizers
 
 logger = logging.getLogger(__name__)
-_SIZE = 112
+_SIZE, _NUM_PEOPLE = ALIGNED_SIZE, 64
 
 
 class People:
@@ -35,8 +36,7 @@ class People:
             crops, points, persons = file["crops256"], file["points"], file["persons"]
         for crop, landmarks, person in zip(crops, points, persons, strict=True):
             self._group(str(person)).setdefault(str(person), []).append(align_face(crop, landmarks))
-        videos = sorted((faces / "videos").glob("*.npz"))[heldout.NUM_HELD_OUT_VIDEOS :: 8]
-        for path in videos:  # one speaker per folder of videos
+        for path in heldout.split_videos((faces / "videos").glob("*.npz")).known[::8]:  # one speaker per folder of videos
             with np.load(path) as file:
                 self.known.setdefault("video", []).append(align_face(file["frames"][37], file["points"][37]))
         for path in sorted(talking.glob("take0/*.npz")) if talking else ():
@@ -50,7 +50,10 @@ class People:
 
 
 def change(face: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """An aligned face [112, 112, 3] seen a little differently: place, light, colour, sharpness, a covered patch."""
+    """An aligned face [112, 112, 3] uint8 seen a little differently: place, light, colour, sharpness, a covered patch.
+
+    Returns float32 in [-1, 1], the channels first: [3, 112, 112].
+    """
     centre = _SIZE / 2
     matrix = cv2.getRotationMatrix2D((centre, centre), random.normal(0, 3), float(np.exp(random.normal(0, 0.05))))
     matrix[:, 2] += random.normal(0, 2.0, 2)
@@ -70,15 +73,7 @@ def change(face: np.ndarray, random: np.random.Generator) -> np.ndarray:
     if random.random() < 0.3:
         top, left = random.integers(0, _SIZE - 30, 2)
         changed[top : top + 30, left : left + 30] = random.random(3)
-    return np.clip(changed * 2 - 1, -1, 1).astype(np.float32)
-
-
-def to_tensor(faces: list[np.ndarray]) -> Tensor:
-    """Aligned faces, float in [-1, 1] or uint8 → [B, 3, 112, 112]."""
-    stacked = np.stack(faces)
-    if stacked.dtype == np.uint8:
-        stacked = stacked.astype(np.float32) / 127.5 - 1
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    return np.clip(changed * 2 - 1, -1, 1).astype(np.float32).transpose(2, 0, 1)
 
 
 def contrast(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
@@ -93,8 +88,8 @@ def contrast(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
 def retrieval(network: IdentityNetwork, people: People) -> dict[str, float]:
     """Share of held-out pictures whose nearest other picture shows the same person: among the held-out ones, among all."""
     names = [name for name, faces in people.held_out.items() for _ in faces]
-    held = network(to_tensor([face for faces in people.held_out.values() for face in faces]))
-    others = network(to_tensor([faces[0] for faces in people.known.values()]))
+    held = network(to_network(np.stack([face for faces in people.held_out.values() for face in faces])))
+    others = network(to_network(np.stack([faces[0] for faces in people.known.values()])))
     labels = np.unique(names, return_inverse=True)[1]
     has_pair = np.array([names.count(name) > 1 for name in names])
     results = {}
@@ -107,28 +102,28 @@ def retrieval(network: IdentityNetwork, people: People) -> dict[str, float]:
     return results
 
 
-def train_identity(people: People, minutes: float, num_people: int = 64) -> IdentityNetwork:
-    """Train on the known people; batches of two pictures of each of `num_people`."""
+def train_identity(people: People, minutes: float) -> IdentityNetwork:
+    """Train on the known people; batches of two pictures of each of 64 people."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
-    network = IdentityNetwork().to(memory_format=torch.channels_last)
+    network = IdentityNetwork()
+    prefer_channels_last(network)
     average = Average(network)
     optimizers = Optimizers(network, 0.01, 1e-3)
     names = list(people.known)
-    budget, due = Budget(minutes, warmup_steps=30), 0.1
+    budget = Budget(minutes, warmup_steps=30, report_every_s=6 * minutes)
     for step in budget:
-        chosen = random.choice(len(names), num_people, replace=False)
+        chosen = random.choice(len(names), _NUM_PEOPLE, replace=False)
         views: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for index in chosen:
             faces = people.known[names[index]]
             for view in views:
                 view.append(change(faces[random.integers(len(faces))], random))
-        embeddings = network(to_tensor(views[0] + views[1]))
-        loss = contrast(*embeddings.chunk(2))
+        pictures = torch.from_numpy(np.stack(views[0] + views[1])).contiguous(memory_format=torch.channels_last)
+        loss = contrast(*network(pictures).chunk(2))
         optimizers.step(loss, budget.factor)
         average.update(network)
-        if budget.fraction > due:
-            due = budget.fraction + 0.1
+        if budget.is_report_due():
             logger.info("step %d loss %.3f retrieval %s", step, loss.item(), retrieval(average.network, people))
     logger.info("final: retrieval %s", retrieval(average.network, people))
     return average.network

@@ -6,7 +6,6 @@ that the encoder does not learn one voice in one room.
 
 import argparse
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from joyhallo.data import heldout, mandarin, motion
-from joyhallo.data.facemesh import read_canonical_mesh
+from joyhallo.data.canonical import read_canonical_mesh
 from joyhallo.data.gestures import read_gesture
 from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME, MelSpeechNetwork
 from joyhallo.training.budget import Budget
@@ -27,7 +26,7 @@ _NUM_COMPONENTS = 8
 _WINDOW = 2  # video frames on either side that the head, like the audio projector later, sees
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LipClips:
     """Speech [N, F·640], lip-shape components [N, F, 8] of unit variance, the true opening [N, F], and the way back."""
 
@@ -41,14 +40,16 @@ class LipClips:
 
 def read_lip_clips(faces: Path, template: np.ndarray, syllables: Path | None = None, num_frames: int = 75) -> LipClips:
     """Lip shapes of all prepared videos of that length, the held-out ones first; then, given syllables, of made-up Mandarin."""
-    speech, gestures = [], []
-    for path in sorted((faces / "videos").glob("*.npz")):
+    speech, gestures, num_held_out = [], [], 0
+    split = heldout.split_videos((faces / "videos").glob("*.npz"))
+    for path in split.held_out + split.known:
         with np.load(path) as file:
             if len(file["points"]) == num_frames:
+                num_held_out += path in split.held_out
                 gestures.append(read_gesture(file["points"], template))
                 speech.append(file["speech"] / file["speech"].std())
     if syllables:
-        filmed = gestures[heldout.NUM_HELD_OUT_VIDEOS :]
+        filmed = gestures[num_held_out:]
         basis, random = mandarin.fit_lip_basis(filmed[:40]), np.random.default_rng(0)
         paths = mandarin.read_syllables(syllables)[False]
         for donor in filmed:
@@ -64,7 +65,7 @@ def read_lip_clips(faces: Path, template: np.ndarray, syllables: Path | None = N
     opening = np.stack([gesture.gap[:, 3:8].mean(1) for gesture in gestures]).astype(np.float32)
     basis = np.linalg.lstsq(components.reshape(-1, _NUM_COMPONENTS), (opening - opening.mean()).ravel(), rcond=None)[0]
     logger.info("%d clips, shares of the variance %s", len(shape), (values[:8] ** 2 / (values**2).sum()).round(3))
-    return LipClips(np.stack(speech), components, opening, scales, basis, heldout.NUM_HELD_OUT_VIDEOS)
+    return LipClips(np.stack(speech), components, opening, scales, basis, num_held_out)
 
 
 class SoundChanger:
@@ -132,9 +133,11 @@ def normalised(speech: np.ndarray) -> Tensor:
 @torch.no_grad()
 def measure(encoder: MelSpeechNetwork, head: LipHead, clips: LipClips, speech: Tensor) -> float:
     """Mean over the held-out clips of the correlation between predicted and true lip opening."""
-    encoder.eval(), head.eval()
+    encoder.eval()
+    head.eval()
     predicted = head(encoder(speech)).numpy() @ clips.opening_basis
-    encoder.train(), head.train()
+    encoder.train()
+    head.train()
     return float(np.mean([np.corrcoef(mine, true)[0, 1] for mine, true in zip(predicted, clips.opening, strict=False)]))
 
 
@@ -143,7 +146,7 @@ def train_speech(clips: LipClips, minutes: float, batch_size: int = 16) -> MelSp
     torch.manual_seed(0)
     first = clips.num_held_out
     encoder = MelSpeechNetwork()
-    head = LipHead(encoder.config.num_blocks * encoder.config.channels)
+    head = LipHead(encoder.config["num_blocks"] * encoder.config["channels"])
     changer, random = SoundChanger(clips.speech[first:]), np.random.default_rng(1)
     with torch.no_grad():
         sample = torch.from_numpy(np.stack([changer.colour(sound) for sound in clips.speech[first::5]]))
@@ -154,7 +157,7 @@ def train_speech(clips: LipClips, minutes: float, batch_size: int = 16) -> MelSp
     weights = torch.from_numpy(clips.component_scales / clips.component_scales[0]).float()
     held = normalised(clips.speech[:first])
     noisy = torch.from_numpy(np.stack([SoundChanger(clips.speech[first:], 7).colour(sound) for sound in clips.speech[:first]]))
-    budget, due = Budget(minutes, warmup_steps=50), 0.1
+    budget = Budget(minutes, warmup_steps=50, report_every_s=6 * minutes)
     for step in budget:
         chosen = random.integers(first, len(clips.speech), batch_size)
         changed = [changer.speed(clips.speech[index], clips.components[index]) for index in chosen]
@@ -162,10 +165,9 @@ def train_speech(clips: LipClips, minutes: float, batch_size: int = 16) -> MelSp
         target = torch.from_numpy(np.stack([shape for _, shape in changed]))
         loss = ((head(encoder(sound)) - target) * weights).square().mean()
         optimizers.step(loss, budget.factor)
-        if budget.fraction > due:
+        if budget.is_report_due():
             clean, hard = (measure(encoder, head, clips, speech) for speech in (held, noisy))
             logger.info("step %d loss %.4f opening correlation %.3f, changed sound %.3f", step, loss.item(), clean, hard)
-            due = math.ceil(budget.fraction * 10 + 0.01) / 10
     logger.info(
         "final: opening correlation %.3f, changed sound %.3f", *(measure(encoder, head, clips, x) for x in (held, noisy))
     )
