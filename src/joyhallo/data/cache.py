@@ -8,7 +8,6 @@ A cache is a folder of shards; a shard is a folder of .npy files over N clips wi
 - `lip_d`, `expression_d`, `pose_d` [N, h, h] float16 for the depths d = 0, 1, 2 (h = 16, 8, 4)
 - `face_box` [N, 4]: x0, y0, x1, y1 of the face rectangle in the 256 px crop
 - `aligned` [N, 112, 112, 3] uint8: the still's face as the identity encoder takes it
-- `identity` [N, 128]: its embedding, once there is an identity encoder
 - `person` [N] text, `name` [N] text, `is_portrait` [N], `is_held_out` [N]
 - `opening` [S]: opening of the lips per frame, centimetres (what the frames show, for the scores)
 """
@@ -31,7 +30,6 @@ from joyhallo.data.canonical import read_canonical_mesh
 from joyhallo.data.pixels import prefer_channels_last, to_network
 from joyhallo.data.synthesis import unit_speech
 from joyhallo.models.autoencoder import PatchAutoencoder
-from joyhallo.models.identity_encoder import IdentityNetwork
 from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME
 
 logger = logging.getLogger(__name__)
@@ -113,16 +111,6 @@ def write_shard(clips: list[Clip], network: PatchAutoencoder, folder: Path) -> N
     temporary.replace(folder)
 
 
-@torch.no_grad()
-def add_embeddings(network: IdentityNetwork, cache: Path) -> None:
-    """Write `identity.npy` [N, E] float32 into every shard."""
-    for folder in sorted(cache.glob("shard_*")):
-        faces = to_network(np.load(folder / "aligned.npy"))
-        temporary = folder / ".identity.part.npy"
-        np.save(temporary, torch.cat([network(part) for part in faces.split(32)]).numpy())
-        temporary.replace(folder / "identity.npy")
-
-
 def plan_shards(title: str, paths: Sequence[Path], size: int, first: int = 0) -> dict[str, Sequence[Path]]:
     """Names of shards and the clips of each, `size` at most; `first`: number of the first clip in the whole corpus."""
     return {f"shard_{title}_{first + at:04d}": paths[at : at + size] for at in range(0, len(paths), size)}
@@ -145,7 +133,6 @@ def main() -> None:
     parser.add_argument("--talking", type=Path, nargs="*", default=[], help="folders of clips of joyhallo.data.synthesis")
     parser.add_argument("--videos", type=int, nargs=2, metavar=("FIRST", "END"), default=(0, 0), help="which videos to add")
     parser.add_argument("--autoencoder", type=Path, required=True)
-    parser.add_argument("--identity-encoder", type=Path, help="add the embeddings of this network to all shards, at the end")
     parser.add_argument("--face-models", type=Path, required=True, help="face_landmarker_v2_with_blendshapes.task")
     parser.add_argument("--clips-per-shard", type=int, default=100)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -163,8 +150,6 @@ def main() -> None:
     for folder in arguments.talking:
         plan = plan_shards(folder.name, sorted(folder.glob("*.npz")), arguments.clips_per_shard)
         write_missing(plan, read_talking_clip, network, arguments.output)
-    if arguments.identity_encoder:
-        add_embeddings(IdentityNetwork.from_pretrained(arguments.identity_encoder).eval(), arguments.output)
 
 
 if __name__ == "__main__":
