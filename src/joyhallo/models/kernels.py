@@ -94,7 +94,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """[…,C] → […,C'] by the kernel in force. As one matrix: PyTorch turns some layouts into slow batched products."""
     rows = x.reshape(-1, x.shape[-1])
     multiply = _onednn_linear if _chosen.name == "onednn" and _is_plain_cpu(x) else F.linear
-    return multiply(rows, weight, bias).view(*x.shape[:-1], -1)
+    return multiply(rows, weight, bias).view(*x.shape[:-1], len(weight))
 
 
 def in_slices(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
