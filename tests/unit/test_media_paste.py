@@ -68,3 +68,16 @@ def test_a_crop_outside_the_picture_is_refused():
         Paster(picture(), Crop(0, 0, 10, 10), feather=0.6)
     with pytest.raises(ValueError, match="uint8"):
         Paster(picture(), Crop(0, 0, 10, 10)).paste(np.zeros((10, 10, 3), np.float32))
+
+
+def test_what_does_not_move_keeps_the_pictures_pixels():
+    random = np.random.default_rng(0)
+    full = random.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    still = np.full((96, 96, 3), 128, np.uint8)  # what a poor autoencoder makes of the picture
+    frame = still.copy()
+    frame[60:80, 30:66] = 20  # the mouth
+    noisy = (frame.astype(int) + random.integers(-2, 3, frame.shape)).astype(np.uint8)
+    pasted = Paster(full, Crop(0, 0, 96, 96), still=still).paste(noisy)
+    assert np.array_equal(pasted[:40], full[:40])
+    assert np.array_equal(pasted[65:75, 38:58], noisy[65:75, 38:58])
+    assert np.array_equal(Paster(full, Crop(0, 0, 96, 96)).paste(noisy), noisy)

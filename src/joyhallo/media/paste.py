@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 _GAIN_LIMITS = (0.8, 1.25)  # a colour match mends a cast; beyond this the face itself has changed
-_MOVED = 14.0  # levels of change at which little of the detail is kept
-_SPREAD = 0.008  # of the shorter side: how far a change is felt
+_STILL, _MOVED = 4.0, 10.0  # levels of change, felt over _SPREAD: below the first nothing has moved, above the second all has
+_SPREAD = 0.03  # of the shorter side
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Paster:
     feather : width of the soft edge as a share of the crop's shorter side, 0 to 0.5.
     match_colour : scale each channel of a frame so that its mean on the soft edge is that of the picture
         (within 0.8 to 1.25); a frame that agrees already is left as it is.
-    still : [h, w, 3], uint8, what the frames' maker makes of the unmoved picture. Where a frame is like it, the picture's own
-        detail is added to the frame: skin and hair that do not move keep their pixels.
+    still : [h, w, 3], uint8, what the frames' maker makes of the unmoved picture. Where a frame is like it, the picture keeps
+        its own pixels: skin, hair and background that do not move stay sharp and do not flicker.
 
     Raises
     ------
@@ -67,7 +67,6 @@ class Paster:
             (middle, slice(crop.width - fades[3], crop.width)),
         ]
         self._still = None if still is None else self._fitted(still).astype(np.float32)
-        self._detail = None if self._still is None else self._full[self._inside].astype(np.float32) - self._still
         self._match_colour = match_colour and any(fades)
         self._ring_means = self._means(self._full[self._inside]) if self._match_colour else None
 
@@ -91,7 +90,7 @@ class Paster:
             raise ValueError(f"a frame is uint8 [h, w, 3], got {frame.dtype} {list(frame.shape)}")
         frame = self._fitted(frame)
         if self._still is not None:
-            frame = self._detailed(frame)
+            frame = self._kept_where_still(frame, self._full[self._inside])
         if self._match_colour:
             frame = self._matched(frame)
         picture = self._full.copy()
@@ -113,13 +112,13 @@ class Paster:
         method = cv2.INTER_AREA if height * width < frame.shape[0] * frame.shape[1] else cv2.INTER_CUBIC
         return cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=method)
 
-    def _detailed(self, frame: np.ndarray) -> np.ndarray:
-        """Add the picture's detail where the frame is like the still."""
-        exact = frame.astype(np.float32)
-        change = np.abs(exact - self._still).max(axis=2)
-        spread = max(0.8, min(frame.shape[:2]) * _SPREAD)
-        keep = np.exp(-np.square(cv2.GaussianBlur(change, (0, 0), spread) / _MOVED))[:, :, None]
-        return np.clip(np.rint(exact + keep * self._detail), 0, 255).astype(np.uint8)
+    def _kept_where_still(self, frame: np.ndarray, original: np.ndarray) -> np.ndarray:
+        """The picture's own pixels where the frame is like the still, the frame where it is not, softly between."""
+        change = np.abs(frame.astype(np.float32) - self._still).max(axis=2)
+        felt = cv2.GaussianBlur(change, (0, 0), max(0.8, min(frame.shape[:2]) * _SPREAD))
+        moved = np.clip((felt - _STILL) / (_MOVED - _STILL), 0, 1)
+        moved = (moved * moved * (3 - 2 * moved))[:, :, None]
+        return np.rint(original + moved * (frame.astype(np.float32) - original)).astype(np.uint8)
 
     def _means(self, image: np.ndarray) -> np.ndarray:
         """Mean of each channel over the soft edge, [3]."""
