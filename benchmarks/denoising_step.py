@@ -7,8 +7,9 @@ product in the same minutes, and (in a process of its own, without the published
 """
 
 import argparse
+import copy
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -37,18 +38,24 @@ def draw_network(variant: str, dtype: torch.dtype, device: str = "cpu") -> Denoi
     """A network whose weights are slices of one block of noise: filling 1.4 billion of them one by one would take longer."""
     with torch.device("meta"):
         network = DenoisingNetwork(**getattr(presets, variant)().denoising_network).requires_grad_(False)
-    nn.Module.to(network, dtype)
+    nn.Module.to(network, dtype, memory_format=torch.channels_last)
     if device == "meta":
         return network
     network.to_empty(device=device)
     noise = torch.rand(1 << 20, generator=torch.Generator().manual_seed(0)).sub_(0.5).to(dtype)
     for tensor in (*network.parameters(), *network.buffers()):
-        flat = tensor.view(-1)
+        flat = tensor.as_strided((tensor.numel(),), (1,))
         for start in range(0, len(flat), len(noise)):
             part = flat[start : start + len(noise)]
             part.copy_(noise[: len(part)])
         tensor.mul_(3.4 * (tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.1))
-    return nn.Module.to(network, memory_format=torch.channels_last)
+    return network
+
+
+def with_plain_convolutions(network: DenoisingNetwork) -> DenoisingNetwork:
+    """The same network with its convolutions' weights as the published code keeps them; all others are shared."""
+    shared = {id(parameter): parameter for parameter in network.parameters() if parameter.ndim < 4}
+    return nn.Module.to(copy.deepcopy(network, shared), memory_format=torch.contiguous_format)
 
 
 def draw_clip(
@@ -83,9 +90,11 @@ def count_gflop(variant: str, num_frames: int, side: int) -> tuple[float, float]
 
 
 def seconds(run: Callable[[], object]) -> float:
-    before = time.perf_counter()
+    """Wall time; with one thread the CPU's time, which other programs on the machine disturb less."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    before = clock()
     run()
-    return time.perf_counter() - before
+    return clock() - before
 
 
 def describe(name: str, times: list[float], gflop: float, peak: float) -> None:
@@ -101,11 +110,11 @@ def describe(name: str, times: list[float], gflop: float, peak: float) -> None:
 def compare(variant: str, dtype: torch.dtype, repeats: int, gflop: tuple[float, float]) -> None:
     network = draw_network(variant, dtype)
     clip, latents = draw_clip(network, dtype), torch.randn(2, 4, NUM_FRAMES, SIDE, SIDE, dtype=dtype)
-    conditioning = network.condition(clip)
+    conditioning, plain = network.condition(clip), with_plain_convolutions(network)
     matrix = torch.ones(4096, 4096, dtype=dtype)
     runs = {
         "product": lambda: matrix @ matrix,
-        "published": lambda: published_velocity(network, latents, TIMESTEP, clip),
+        "published": lambda: published_velocity(plain, latents, TIMESTEP, clip),
         "ours": lambda: network(latents, TIMESTEP, conditioning),
     }
     results = {name: run() for name, run in runs.items()}  # the first call sets up kernels and memory
@@ -131,7 +140,8 @@ def measure_memory(variant: str, dtype: torch.dtype) -> None:
     conditioning = network.condition(clip)
     for _ in range(2):
         network(latents, TIMESTEP, conditioning)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Linux's own mark: `getrusage` would also count what the process that started this one held.
+    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     print(f"memory     peak {peak / 1e9:.2f} GB, {peak / weights:.2f} of the weights' {weights / 1e9:.2f} GB")
 

@@ -145,13 +145,12 @@ def _draw(preset: Preset, device: torch.device, dtype: torch.dtype) -> dict[str,
         parts: dict[str, nn.Module] = {**build_networks(preset).modules(), "vae": AutoencoderKL(**_VAE)}
     noise = torch.rand(1 << 20, generator=torch.Generator().manual_seed(0)).sub_(0.5).to(device, dtype)
     for part in parts.values():
-        nn.Module.to(part, dtype).to_empty(device=device).requires_grad_(False).eval()
+        nn.Module.to(part, dtype, memory_format=torch.channels_last).to_empty(device=device).requires_grad_(False).eval()
         for tensor in (*part.parameters(), *part.buffers()):
-            flat = tensor.view(-1)
+            flat = tensor.as_strided((tensor.numel(),), (1,))
             for start in range(0, len(flat), len(noise)):
                 flat[start : start + len(noise)].copy_(noise[: len(flat) - start])
             tensor.mul_(3.4 * (tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.1))
-        nn.Module.to(part, memory_format=torch.channels_last)
     return parts
 
 
@@ -216,7 +215,8 @@ def _measure(parts: dict[str, nn.Module], sampling: Sampling, model: str, where:
         conditioning_s = _seconds(lambda: network.condition(clip), device)
         latents = work.draw(2, channels, sampling.clip_length, *work.latent_size)
         timestep = torch.tensor([601], device=device)
-        with FlopCounterMode(display=False) as counter:
+        # The counter does not know oneDNN's linear layers; where gradients are allowed, PyTorch's own kernels run.
+        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             network(latents, timestep, conditioning)
         num_measured = min(_MEASURED_STEPS, sampling.num_steps)
         step_s = min(_seconds(lambda: network(latents, timestep, conditioning), device) for _ in range(num_measured))
