@@ -290,6 +290,7 @@ class _Run:
                 remedy = "a lower --guidance, or fetch the weights again"
                 if not is_full:
                     remedy = "--dtype fp32, or with a lower --guidance"
-                found = f"clip {index}, step {step + 1} of {self.num_steps}: the latents are not finite"
+                place = f"clip {index + 1} of {self.pipe.num_clips(self.speech)}"
+                found = f"{place}, step {step + 1} of {self.num_steps}: the latents are not finite"
                 raise UserError(f"{found} in {str(self.like['dtype']).removeprefix('torch.')}: run again with {remedy}")
         return latents

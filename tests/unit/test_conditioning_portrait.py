@@ -175,3 +175,9 @@ def test_framed_portrait(mesh, size):
 def test_frames_must_divide_into_latent_cells(mesh):
     with pytest.raises(UserError, match="multiples of 16"):
         prepare_portrait(np.zeros((99, 99, 3), np.uint8), mesh, MiniIdentity(TinyIdentity()), Framing((250, 256), 16))
+
+
+def test_a_size_between_latent_cells_names_the_nearest_one():
+    framing = Framing(size=(100, 70), latent_factor=16)
+    with pytest.raises(UserError, match=r"100x70 px \(height x width\).* such as 96x64"):
+        prepare_portrait(np.zeros((200, 200, 3), np.uint8), None, None, framing)

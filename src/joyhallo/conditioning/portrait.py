@@ -66,7 +66,8 @@ def prepare_portrait(
     height, width = framing.size
     if height < framing.latent_factor or height % framing.latent_factor or width % framing.latent_factor or width < 1:
         raise UserError(
-            f"frames of {width}x{height} px do not divide into latent cells: use multiples of {framing.latent_factor}"
+            f"frames of {height}x{width} px (height x width) do not divide into latent cells: "
+            f"use multiples of {framing.latent_factor} px, such as {_nearest(framing.size, framing.latent_factor)}"
         )
     face = choose_face(face_mesh.detect(image), image.shape[:2], face_index)
     _check_usable(face)
@@ -132,6 +133,11 @@ def frame_crop(landmarks: np.ndarray, picture_size: tuple[int, int], size: tuple
     top = round((box[1] + box[3]) / 2 - height / 2 - SHIFT_UP * height)
     left = round((box[0] + box[2]) / 2 - width / 2)
     return Crop(min(max(top, 0), full_height - height), min(max(left, 0), full_width - width), height, width)
+
+
+def _nearest(size: tuple[int, int], factor: int) -> str:
+    height, width = (max(1, round(side / factor)) * factor for side in size)
+    return f"{height}x{width}"
 
 
 def _check_usable(face: Face) -> None:
