@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from joyhallo.errors import UserError
 from joyhallo.media.files import written_whole
@@ -79,7 +79,7 @@ class JobFolder:
         """Remember a finished clip."""
         write_segment(self.segment(clip.index), list(clip.frames))
         with written_whole(self.past(clip.index), "past frames", UserError) as temporary:
-            save_file({"past": clip.past.contiguous()}, temporary)
+            temporary.write_bytes(save({"past": clip.past.contiguous()}))  # unlike `save_file`, fails as files do
         self.past(clip.index - 1).unlink(missing_ok=True)
 
     def last(self) -> Clip | None:
@@ -99,7 +99,7 @@ class JobFolder:
         return read_segment(self.segment(index))
 
     def close(self, *, finished: bool) -> None:
-        """Let go of the folder; remove it when the video has its final name."""
+        """Let go of the folder; remove it when the video has its final name, or when there is nothing to go on from."""
+        if finished or not any(self.folder.glob("past_*.safetensors")):
+            shutil.rmtree(self.folder, ignore_errors=True)  # while it is still ours: the next process may start at once
         self.lock.release()
-        if finished:
-            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,5 +1,6 @@
 """A video file from a request: labelled, whole or absent, and the same after a kill."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -177,6 +178,18 @@ def test_numbers_that_are_not_finite_stop_the_run(weights, request_for, tmp_path
     tensors = load_file(path)
     tensors["conv_out.bias"] = torch.full_like(tensors["conv_out.bias"], float("nan"))
     save_file(tensors, path)
-    with pytest.raises(UserError, match=r"clip 0, step 0 of 2.*float32"):
+    with pytest.raises(UserError, match=r"clip 1 of 8, step 1 of 2.*float32"):
         render(request_for(tmp_path / "nan.mp4", model=str(broken)))
     assert not (tmp_path / "nan.mp4").exists()
+
+
+def test_a_disk_that_fills_up_is_one_line_and_nothing_stays_behind(request_for, monkeypatch, tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def write_bytes(path: Path, _: bytes) -> int:
+        raise OSError(*full.args, str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)  # the past frames of the first clip
+    with pytest.raises(UserError, match="the disk is full while writing the past frames"):
+        render(request_for(tmp_path / "full.mp4"))
+    assert list(tmp_path.iterdir()) == []
