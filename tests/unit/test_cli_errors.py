@@ -150,7 +150,13 @@ def test_convert_refuses_what_is_no_checkpoint(capsys, tmp_path, write):
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permission denied"), (errno.EROFS, "read-only"), (errno.EDQUOT, "quota")],
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EACCES, "permission denied"),
+        (errno.EROFS, "read-only"),
+        (errno.EDQUOT, "quota"),
+        (errno.ENOTDIR, "folder is needed"),  # JOYHALLO_CACHE below a file
+    ],
 )
 def test_a_full_disk_or_a_closed_door_is_one_line(capsys, monkeypatch, number, words):
     """The system's own errors, wherever they come up."""

@@ -22,6 +22,7 @@ _MENDABLE = {
     errno.EACCES: "permission denied: use a file or folder you may read and write",
     errno.EPERM: "not permitted: use a file or folder you may read and write",
     errno.EROFS: "the file system is read-only: write elsewhere",
+    errno.ENOTDIR: "a file stands where a folder is needed: give another path",
     errno.ENAMETOOLONG: "the name is too long: use a shorter one",
     errno.EFBIG: "the file would be larger than this file system allows: write elsewhere",
 }
