@@ -8,6 +8,7 @@ import torch
 
 from joyhallo.conditioning.vocals import COMPENSATION, NUM_BINS, NUM_STEPS, STEP, VocalSeparator
 from joyhallo.errors import UserError
+from joyhallo.media.audio import AudioError
 
 
 def swelling_tones(num_samples, rate=44100):
@@ -125,3 +126,14 @@ def test_missing_broken_and_foreign_models_are_named(tmp_path):
     path.write_bytes(identity_onnx((1, 4, 2048, 256)))
     with pytest.raises(UserError, match=r"takes \[1, 4, 2048, 256\]"):
         VocalSeparator(path)
+
+
+def test_a_recording_that_is_too_short_is_refused_like_one_without_music(tmp_path):
+    path = tmp_path / "blip.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(2 * 400))
+    with pytest.raises(AudioError, match=r"lasts 0\.05 s"):
+        list(VocalSeparator(lambda spectrum: spectrum).stream_vocals(path))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from joyhallo.errors import UserError
-from joyhallo.media.audio import decode_sound
+from joyhallo.media.audio import check_length, decode_sound
 
 SAMPLE_RATE_HZ = 44100
 FFT_SIZE = 7680
@@ -43,12 +43,19 @@ class VocalSeparator:
         self._window = torch.hann_window(FFT_SIZE)
 
     def stream_vocals(self, path: Path | str, sample_rate_hz: int = 16000) -> Iterator[np.ndarray]:
-        """The voice in a sound file as mono blocks [T] float32 at `sample_rate_hz`."""
+        """The voice in a sound file as mono blocks [T] float32 at `sample_rate_hz`.
+
+        Raises AudioError as `stream_speech` does.
+        """
         import soxr
 
         resampler = soxr.ResampleStream(SAMPLE_RATE_HZ, sample_rate_hz, 1, dtype="float32")
+        num_samples = 0
         for block in self.separate(_stereo_blocks(path)):
+            num_samples += block.shape[1]
+            check_length(path, num_samples / SAMPLE_RATE_HZ, is_whole=False)
             yield resampler.resample_chunk(block.mean(axis=0, dtype=np.float32))
+        check_length(path, num_samples / SAMPLE_RATE_HZ, is_whole=True)
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
     def separate(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

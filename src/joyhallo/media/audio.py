@@ -65,9 +65,9 @@ def probe_speech(path: str | Path) -> SpeechInfo:
         first = first or block
         num_samples[block.sample_rate_hz] = num_samples.get(block.sample_rate_hz, 0) + block.samples.shape[1]
         duration_s = sum(count / rate for rate, count in num_samples.items())
-        _check_length(path, duration_s, is_whole=False)
+        check_length(path, duration_s, is_whole=False)
     assert first is not None  # otherwise decode_sound has raised
-    _check_length(path, duration_s, is_whole=True)
+    check_length(path, duration_s, is_whole=True)
     return SpeechInfo(duration_s, first.sample_rate_hz, first.samples.shape[0])
 
 
@@ -98,13 +98,13 @@ def stream_speech(path: str | Path, sample_rate_hz: int = 16_000, block_s: float
         waiting.append(part)
         num_waiting += len(part)
         total += len(part)
-        _check_length(path, total / sample_rate_hz, is_whole=False)
+        check_length(path, total / sample_rate_hz, is_whole=False)
         if num_waiting >= block:
             joined = np.concatenate(waiting)
             whole = num_waiting - num_waiting % block
             yield from np.split(joined[:whole], whole // block)
             waiting, num_waiting = [joined[whole:]], num_waiting - whole
-    _check_length(path, total / sample_rate_hz, is_whole=True)
+    check_length(path, total / sample_rate_hz, is_whole=True)
     if num_waiting:
         yield np.concatenate(waiting)
 
@@ -216,7 +216,8 @@ def _to_block(frame: "av.AudioFrame") -> SoundBlock:
     return SoundBlock(np.ascontiguousarray(samples), frame.sample_rate)
 
 
-def _check_length(path: str | Path, duration_s: float, is_whole: bool) -> None:
+def check_length(path: str | Path, duration_s: float, is_whole: bool) -> None:
+    """Refuse a recording that is too long, or, once it has ended (`is_whole`), too short. Raises AudioError."""
     if is_whole and duration_s < MIN_SPEECH_S:
         raise AudioError(f"the speech '{path}' lasts {duration_s:.2f} s, but {MIN_SPEECH_S} s are needed: give a longer one")
     if duration_s > MAX_SPEECH_S:
