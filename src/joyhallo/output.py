@@ -33,6 +33,7 @@ class Output:
     provider: str = PROVIDER
     c2pa_cert: Path | None = None
     c2pa_key: Path | None = None
+    title: str | None = None  # in the C2PA manifest; the file's name by default
 
     def __post_init__(self) -> None:
         if self.mark not in ("start", "persistent", "off"):
@@ -52,6 +53,10 @@ class TalkingWriter:
         self, path: Path, portrait: Portrait, speech: str | Path | None, output: Output, still: np.ndarray | None
     ) -> None:
         self.path, self.output = path, output
+        if output.c2pa_cert and output.c2pa_key:
+            from joyhallo.media.credentials import check_signing
+
+            check_signing(output.c2pa_cert, output.c2pa_key)
         self.paster = paster_of(portrait, still) if output.paste_back and portrait.crop else frame_paster(portrait, still)
         size = self.size = self.paster.size
         self.mark = None if output.mark == "off" else Mark(size, output.mark_text or DEFAULT_TEXT, output.mark)  # type: ignore[arg-type]
@@ -76,7 +81,7 @@ class TalkingWriter:
         if kind is None and self.output.c2pa_cert and self.output.c2pa_key:
             from joyhallo.media.credentials import sign_c2pa
 
-            sign_c2pa(self.path, self.output.c2pa_cert, self.output.c2pa_key)
+            sign_c2pa(self.path, self.output.c2pa_cert, self.output.c2pa_key, title=self.output.title)
 
 
 def paster_of(portrait: Portrait, still: np.ndarray | None) -> Paster:

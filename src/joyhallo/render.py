@@ -19,7 +19,7 @@ from joyhallo.errors import UserError
 from joyhallo.job_folder import JobFolder, recorded
 from joyhallo.media.files import require_file, require_output, written_whole
 from joyhallo.models.conditions import AS_TRAINED, RegionScale
-from joyhallo.output import PROVIDER, Output, TalkingWriter
+from joyhallo.output import LONGEST_SIDE_PX, PROVIDER, Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline, Options
 from joyhallo.weights.pipeline_folder import find_folder
 
@@ -65,6 +65,7 @@ class RenderRequest:
             provider=self.provider,
             c2pa_cert=self.c2pa_cert,
             c2pa_key=self.c2pa_key,
+            title=self.output.name,  # the file is signed before it has its name
         )
 
 
@@ -128,6 +129,8 @@ def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ig
     portrait = pipe.portrait(request.portrait, request.size, request.face_index)
     if portrait.crop is None:
         clock.notes.append("the whole picture is animated: no crop was made")
+    elif request.paste_back and max(portrait.picture.shape[:2]) > LONGEST_SIDE_PX:
+        clock.notes.append(f"the picture is reduced to {LONGEST_SIDE_PX} px on its longer side, which players still take")
     clock.lap("portrait")
     on_progress(Progress("listening to the speech"))
     speech = pipe.speech(request.speech, request.separate_vocals)
@@ -159,7 +162,8 @@ def load_pipeline(request: RenderRequest, clock: _Clock) -> JoyHalloPipeline:
     if wanted == "auto" and earlier.get("device") == device.type:
         wanted = earlier["dtype"]  # a measurement may fall the other way, and the frames must be those of the cut run
     dtype = choose_dtype(wanted, device)
-    clock.notes.append(f"{device.type} in {dtype_name(dtype.value)}: {dtype.reason}")
+    reason = dtype.reason if wanted == request.dtype else "as in the run that was cut"
+    clock.notes.append(f"{device.type} in {dtype_name(dtype.value)}: {reason}")
     pipe = JoyHalloPipeline.from_pretrained(request.model, torch_dtype=dtype.value).to(device)
     clock.lap("loading")
     return pipe

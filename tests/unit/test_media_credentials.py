@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from joyhallo.media.credentials import check_signing
 from joyhallo.media.labels import METADATA_KEY, CredentialError, new_label, read_credentials, sign_c2pa, verify_file
 from joyhallo.media.video import VideoWriter, probe_video
 
@@ -18,7 +19,7 @@ def make_chain(folder, name):
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
     root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
 
     def certificate(subject, public_key, is_root):
@@ -98,3 +99,11 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, labelled):
     assert verify_file(labelled).is_labelled
     with pytest.raises(CredentialError, match=r"joyhallo\[labels\]"):
         sign_c2pa(labelled, labelled, labelled)
+
+
+def test_a_certificate_that_cannot_sign_is_found_before_there_is_a_video(tmp_path):
+    chain, key = make_chain(tmp_path, "one")
+    check_signing(chain, key)
+    _, other_key = make_chain(tmp_path, "two")
+    with pytest.raises(CredentialError, match="the video cannot be signed with"):
+        check_signing(chain, other_key)

@@ -193,3 +193,25 @@ def test_a_disk_that_fills_up_is_one_line_and_nothing_stays_behind(request_for, 
     with pytest.raises(UserError, match="the disk is full while writing the past frames"):
         render(request_for(tmp_path / "full.mp4"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_certificate_that_cannot_sign_stops_the_run_before_its_first_clip(request_for, tmp_path):
+    pytest.importorskip("c2pa")
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    shown = []
+    with pytest.raises(UserError, match=r"the video cannot be signed with .*broken\.pem"):
+        render(request_for(tmp_path / "signed.mp4", c2pa_cert=broken, c2pa_key=broken), shown.append)
+    assert not any(progress.clips_total for progress in shown)
+    assert list(tmp_path.iterdir()) == [broken]
+
+
+def test_a_picture_that_had_to_be_reduced_is_said(request_for, monkeypatch, tmp_path):
+    from joyhallo import output
+    from joyhallo import render as rendering
+
+    monkeypatch.setattr(output, "LONGEST_SIDE_PX", 320)
+    monkeypatch.setattr(rendering, "LONGEST_SIDE_PX", 320)
+    result = render(request_for(tmp_path / "small.mp4"))
+    assert any("reduced to 320 px" in note for note in result.notes)
+    assert max(frames_of(tmp_path / "small.mp4")[0].shape) == 320

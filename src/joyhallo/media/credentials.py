@@ -1,12 +1,16 @@
 """C2PA content credentials: a signed statement inside the file that a trained algorithm made it (extra `labels`)."""
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from joyhallo.errors import UserError
 from joyhallo.media.files import require_file, written_whole
+from joyhallo.media.writer import VideoWriter
 
 CredentialState = Literal["trusted", "valid", "invalid", "absent", "unknown"]
 
@@ -65,6 +69,7 @@ def sign_c2pa(
     key = require_file(private_key, "private key", CredentialError).read_bytes()
     if path.suffix.lower() not in (".mp4", ".mov"):
         raise CredentialError(f"'{path}' cannot carry C2PA credentials: use .mp4 or .mov")
+    called = title or f"'{path}'"
     name, _, version = generator.partition("/")
     manifest = {"claim_generator_info": [{"name": name, "version": version or "0"}], "title": title or path.name}
     try:
@@ -78,9 +83,25 @@ def sign_c2pa(
             builder.sign_file(path, temporary, signer)
             signed = read_credentials(temporary)
             if signed.state not in ("trusted", "valid") or not signed.is_ai_generated:
-                raise CredentialError(f"the signature of '{path}' does not verify ({signed.note}): check certificate and key")
+                raise CredentialError(f"the signature of {called} does not verify ({signed.note}): check certificate and key")
     except c2pa.C2paError as problem:
-        raise CredentialError(f"'{path}' cannot be signed with '{certificates}': {_one_line(problem)}") from problem
+        raise CredentialError(
+            f"{called} cannot be signed with '{certificates}' ({_one_line(problem)}): give a certificate chain and its own key"
+        ) from problem
+
+
+def check_signing(certificates: str | Path, private_key: str | Path) -> None:
+    """Sign one black frame, to find out before a long run and not after it.
+
+    Raises
+    ------
+    CredentialError : as `sign_c2pa`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.mp4"
+        with VideoWriter(path, size=(64, 64), speech=None, metadata={}) as writer:
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+        sign_c2pa(path, certificates, private_key, title="the video")
 
 
 def read_credentials(path: str | Path) -> Credentials:
