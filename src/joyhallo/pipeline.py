@@ -282,7 +282,8 @@ class _Run:
     def sample(self, index: int, velocity: Velocity) -> Tensor:
         channels, height, width = self.portrait_latents.shape[1:]
         shape = (channels, self.sampling.clip_length, height, width)
-        noise = clip_noise(self.options.seed, index, shape, self.sampling.shared_noise).to(self.like["device"])
+        noise = clip_noise(self.options.seed, index, shape, self.sampling.shared_noise) * self.sampling.noise_scale
+        noise = noise.to(self.like["device"])
         latents = noise
         for step, latents in enumerate(sample(velocity, self.pipe.scheduler, self.num_steps, noise)):
             if not torch.isfinite(latents).all():

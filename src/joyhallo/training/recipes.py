@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from joyhallo.presets import mini
 from joyhallo.training.loop import Schedule
 from joyhallo.training.stages import Objective
 
@@ -46,7 +45,7 @@ def mini_motion() -> Recipe:
             audio_dropout=0.1,
             start_dropout=0.1,
             lip_weight=6.0,
-            shared_noise=mini().sampling.shared_noise,
+            shared_noise=0.9,
         ),
         Schedule(num_steps=1200, learning_rate=3e-4, ema_decay=0.995),
         num_clips=2,
