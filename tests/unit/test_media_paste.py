@@ -81,3 +81,14 @@ def test_what_does_not_move_keeps_the_pictures_pixels():
     assert np.array_equal(pasted[:40], full[:40])
     assert np.array_equal(pasted[65:75, 38:58], noisy[65:75, 38:58])
     assert np.array_equal(Paster(full, Crop(0, 0, 96, 96)).paste(noisy), noisy)
+
+
+def test_a_frame_smaller_than_the_crop_moves_the_same_places_and_keeps_the_rest():
+    full = np.random.default_rng(0).integers(0, 256, (400, 320, 3), dtype=np.uint8)
+    still, frame = np.full((100, 80, 3), 128, np.uint8), np.full((100, 80, 3), 128, np.uint8)
+    frame[60:80, 30:60] = 20
+    crop = Crop(0, 0, 400, 320)
+    pasted = Paster(full, crop, still=still).paste(frame)
+    assert np.array_equal(pasted[:160], full[:160])
+    assert (pasted[260:300, 140:220] == 20).all()
+    assert np.array_equal(Paster(full, crop, still=still).paste(still), full)

@@ -66,7 +66,7 @@ class Paster:
             (middle, slice(0, fades[2])),
             (middle, slice(crop.width - fades[3], crop.width)),
         ]
-        self._still = None if still is None else self._fitted(still).astype(np.float32)
+        self._still = None if still is None else self._at_most_crop(still).astype(np.float32)
         self._match_colour = match_colour and any(fades)
         self._ring_means = self._means(self._full[self._inside]) if self._match_colour else None
 
@@ -88,9 +88,7 @@ class Paster:
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame is uint8 [h, w, 3], got {frame.dtype} {list(frame.shape)}")
-        frame = self._fitted(frame)
-        if self._still is not None:
-            frame = self._kept_where_still(frame, self._full[self._inside])
+        frame = self._fitted(frame) if self._still is None else self._kept_where_still(frame, self._still)
         if self._match_colour:
             frame = self._matched(frame)
         picture = self._full.copy()
@@ -112,13 +110,25 @@ class Paster:
         method = cv2.INTER_AREA if height * width < frame.shape[0] * frame.shape[1] else cv2.INTER_CUBIC
         return cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=method)
 
-    def _kept_where_still(self, frame: np.ndarray, original: np.ndarray) -> np.ndarray:
+    def _at_most_crop(self, frame: np.ndarray) -> np.ndarray:
+        """The frame as it is, or in the crop's size where that is smaller."""
+        return self._fitted(frame) if self.crop.height * self.crop.width < frame.shape[0] * frame.shape[1] else frame
+
+    def _kept_where_still(self, frame: np.ndarray, still: np.ndarray) -> np.ndarray:
         """The picture's own pixels where the frame is like the still, the frame where it is not, softly between."""
-        change = np.abs(frame.astype(np.float32) - self._still).max(axis=2)
-        felt = cv2.GaussianBlur(change, (0, 0), max(0.8, min(frame.shape[:2]) * _SPREAD))
+        # At the frame's own size: the crop of a photograph has ten times the pixels and nothing more to compare.
+        change = np.abs(self._at_most_crop(frame).astype(np.float32) - still).max(axis=2)
+        felt = cv2.GaussianBlur(change, (0, 0), max(0.8, min(change.shape) * _SPREAD))
         moved = np.clip((felt - _STILL) / (_MOVED - _STILL), 0, 1)
-        moved = (moved * moved * (3 - 2 * moved))[:, :, None]
-        return np.rint(original + moved * (frame.astype(np.float32) - original)).astype(np.uint8)
+        moved = cv2.resize(moved * moved * (3 - 2 * moved), (self.crop.width, self.crop.height), interpolation=cv2.INTER_LINEAR)
+        kept = self._full[self._inside].copy()
+        rows, columns = np.flatnonzero(moved.any(axis=1)), np.flatnonzero(moved.any(axis=0))
+        if not len(rows):
+            return kept
+        where = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        below = kept[where].astype(np.float32)
+        kept[where] = np.rint(below + moved[where][:, :, None] * (self._fitted(frame)[where] - below))
+        return kept
 
     def _means(self, image: np.ndarray) -> np.ndarray:
         """Mean of each channel over the soft edge, [3]."""
