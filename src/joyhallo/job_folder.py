@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from joyhallo.errors import UserError
-from joyhallo.media.files import written_whole
+from joyhallo.media.files import writing_error, written_whole
 from joyhallo.media.segments import read_segment, write_segment
 from joyhallo.pipeline import Clip
 
@@ -42,12 +42,14 @@ class JobFolder:
         from filelock import FileLock, Timeout
 
         self.folder = folder_of(output)
-        self.folder.mkdir(exist_ok=True)
         self.lock = FileLock(self.folder / "lock")
         try:
+            self.folder.mkdir(exist_ok=True)
             self.lock.acquire(timeout=0)
         except Timeout as error:
             raise UserError(f"{output} is being made by another process: wait for it, or give another output") from error
+        except OSError as error:
+            raise writing_error(error, self.folder, "folder of the unfinished video", UserError) from error
         record = self.folder / RECORD
         text = json.dumps(asked, indent=2, sort_keys=True, ensure_ascii=False)
         self.is_other = (

@@ -215,3 +215,9 @@ def test_a_picture_that_had_to_be_reduced_is_said(request_for, monkeypatch, tmp_
     result = render(request_for(tmp_path / "small.mp4"))
     assert any("reduced to 320 px" in note for note in result.notes)
     assert max(frames_of(tmp_path / "small.mp4")[0].shape) == 320
+
+
+def test_a_file_in_the_place_of_the_clips_folder_is_one_line(request_for, tmp_path):
+    folder_of(tmp_path / "out.mp4").write_text("in the way")
+    with pytest.raises(UserError, match=r"the folder of the unfinished video .* cannot be written"):
+        render(request_for(tmp_path / "out.mp4"))
