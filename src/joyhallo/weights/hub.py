@@ -199,9 +199,7 @@ def _copy(origin: Path, target: Path, file: KnownFile, progress: OnFetch | None)
 
 def _check_hash(found: str, expected: str | None, what: str) -> None:
     if expected is not None and found != expected:
-        raise UserError(
-            f"{what} has sha256 {found}, but {expected} is needed: the download was removed, please fetch it again."
-        )
+        raise UserError(f"{what} has sha256 {found}, but {expected} is needed: it was not kept; fetch it again.")
 
 
 def _hash_of(path: Path) -> str:

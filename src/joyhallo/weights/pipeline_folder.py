@@ -5,7 +5,7 @@ import importlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -88,7 +88,7 @@ def load_scheduler(folder: Path, class_name: str) -> Any:  # noqa: ANN401
     kind: Any = getattr(importlib.import_module("diffusers"), class_name, None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
         raise UserError(f"{folder}: diffusers has no scheduler {class_name!r}: use one of its own, like DDIMScheduler")
-    return kind.from_config(read_json(folder / "scheduler_config.json"))
+    return cast("Any", kind).from_config(read_json(folder / "scheduler_config.json"))  # a ConfigMixin too
 
 
 def check_config(config: dict[str, Any], kind: type, path: Path) -> None:

@@ -80,8 +80,6 @@ _BUNDLE = "face_analysis/models/face_landmarker_v2_with_blendshapes.task"
 IDENTITY_FILES = ("face_analysis/models/scrfd_10g_bnkps.onnx", "face_analysis/models/glintr100.onnx")
 VOCALS_FILE = "audio_separator/Kim_Vocal_2.onnx"
 FACE_MODEL_FILES = ("face_detection_short_range.tflite", "face_landmark.tflite", "iris_landmark.tflite")
-IDENTITY_FILES = ("face_analysis/models/scrfd_10g_bnkps.onnx", "face_analysis/models/glintr100.onnx")
-VOCALS_FILE = "audio_separator/Kim_Vocal_2.onnx"
 FACE_BUNDLE_FILE = _BUNDLE.rpartition("/")[2]
 
 FILES = (
