@@ -19,6 +19,7 @@ from joyhallo.errors import UserError
 from joyhallo.job_folder import JobFolder, recorded
 from joyhallo.media.files import require_file, require_output, written_whole
 from joyhallo.models.conditions import AS_TRAINED, RegionScale
+from joyhallo.models.kernels import choose_linear_kernel, linear_kernel
 from joyhallo.output import LONGEST_SIDE_PX, PROVIDER, Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline, Options
 from joyhallo.weights.pipeline_folder import find_folder
@@ -164,6 +165,9 @@ def load_pipeline(request: RenderRequest, clock: _Clock) -> JoyHalloPipeline:
     dtype = choose_dtype(wanted, device)
     reason = dtype.reason if wanted == request.dtype else "as in the run that was cut"
     clock.notes.append(f"{device.type} in {dtype_name(dtype.value)}: {reason}")
+    if device.type == "cpu":
+        kernel = choose_linear_kernel(earlier.get("linear_kernel", "auto"))
+        clock.notes.append(f"linear layers by {kernel.name}: {kernel.reason}")
     pipe = JoyHalloPipeline.from_pretrained(request.model, torch_dtype=dtype.value).to(device)
     clock.lap("loading")
     return pipe
@@ -216,6 +220,7 @@ def describe(request: RenderRequest, pipe: JoyHalloPipeline) -> dict[str, Any]:
         "weights": weights_stamp(find_folder(request.model)),
         "device": like.device.type,
         "dtype": dtype_name(like.dtype),
+        "linear_kernel": linear_kernel().name,
         "size": request.size,
         "face_index": request.face_index,
         "separate_vocals": request.separate_vocals,

@@ -118,7 +118,7 @@ def _adjust(sampling: Sampling, vae: nn.Module, size: str | None, frames: int | 
     return replace(sampling, clip_length=frames or sampling.clip_length, num_steps=steps or sampling.num_steps)
 
 
-def _load(model: str, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, nn.Module], Sampling]:
+def _load(model: str, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Any], Sampling]:
     from torch import nn
 
     from joyhallo import presets
@@ -133,19 +133,18 @@ def _load(model: str, device: torch.device, dtype: torch.dtype) -> tuple[dict[st
     return {name: nn.Module.to(part, device) for name, part in modules.items()}, sampling
 
 
-def _draw(preset: Preset, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
+def _draw(preset: Preset, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """The published sizes with random weights: slices of one block of noise, because drawing billions would take long."""
     import torch
     from diffusers import AutoencoderKL
-    from torch import nn
 
     from joyhallo.models.networks import build_networks
 
     with torch.device("meta"):
-        parts: dict[str, nn.Module] = {**build_networks(preset).modules(), "vae": AutoencoderKL(**_VAE)}
+        parts: dict[str, Any] = {**build_networks(preset).modules(), "vae": AutoencoderKL(**_VAE)}
     noise = torch.rand(1 << 20, generator=torch.Generator().manual_seed(0)).sub_(0.5).to(device, dtype)
     for part in parts.values():
-        nn.Module.to(part, dtype, memory_format=torch.channels_last).to_empty(device=device).requires_grad_(False).eval()
+        part.to(dtype=dtype, memory_format=torch.channels_last).to_empty(device=device).requires_grad_(False).eval()
         for tensor in (*part.parameters(), *part.buffers()):
             flat = tensor.as_strided((tensor.numel(),), (1,))
             for start in range(0, len(flat), len(noise)):
@@ -158,7 +157,7 @@ def _draw(preset: Preset, device: torch.device, dtype: torch.dtype) -> dict[str,
 class _Workload:
     """A clip with random contents for given networks."""
 
-    parts: dict[str, nn.Module]
+    parts: dict[str, Any]
     sampling: Sampling
     latent_size: tuple[int, int]
     like: Tensor  # a parameter
@@ -197,7 +196,7 @@ class _Workload:
         return with_unconditional(inputs, sampling.unconditional_drops, face)  # type: ignore[arg-type]
 
 
-def _measure(parts: dict[str, nn.Module], sampling: Sampling, model: str, where: str) -> Report:
+def _measure(parts: dict[str, Any], sampling: Sampling, model: str, where: str) -> Report:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -16,6 +16,7 @@ _MUXERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _BT709 = 1  # the number of BT.709 for primaries, transfer and matrix alike (ITU-T H.273)
 _LIMITED_RANGE = 1
 _THREADS = "4"  # fixed: x264 gives other bytes for another number of threads
+_LARGE_PX = 1_000_000
 _MAX_SIDE_PX = 16_384
 
 
@@ -129,7 +130,7 @@ class VideoWriter:
             options["movflags"] = "use_metadata_tags+faststart"  # without the former, the label is dropped without a word
         self._container = av.open(str(temporary.absolute()), "w", format=muxer, options=options)
         self._container.metadata.update(self._metadata)
-        stream = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(self._crf), "threads": _THREADS})
+        stream = self._container.add_stream("libx264", rate=self.fps, options=self._quality())
         stream.height, stream.width = (side + side % 2 for side in self.size)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
@@ -138,6 +139,11 @@ class VideoWriter:
         self._stream = stream
         if self._speech is not None:
             self._sound = SoundTrack(self._speech, self._container)
+
+    def _quality(self) -> dict[str, str]:
+        """x264's options: a quick preset for large frames, which otherwise take longer to encode than to make."""
+        is_large = self.size[0] * self.size[1] > _LARGE_PX
+        return {"crf": str(self._crf), "threads": _THREADS, "preset": "veryfast" if is_large else "medium"}
 
     def _finish(self) -> None:
         if not self.num_frames:
