@@ -14,7 +14,7 @@ import torch
 from joyhallo._version import __version__
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.conditioning.speech import SpeechFeatures
-from joyhallo.device import choose_device, choose_dtype, dtype_name
+from joyhallo.device import choose_device, choose_dtype, dtype_name, usual_linear_kernel
 from joyhallo.errors import UserError
 from joyhallo.job_folder import JobFolder, recorded
 from joyhallo.media.files import require_file, require_output, written_whole
@@ -166,8 +166,8 @@ def load_pipeline(request: RenderRequest, clock: _Clock) -> JoyHalloPipeline:
     reason = dtype.reason if wanted == request.dtype else "as in the run that was cut"
     clock.notes.append(f"{device.type} in {dtype_name(dtype.value)}: {reason}")
     if device.type == "cpu":
-        kernel = choose_linear_kernel(earlier.get("linear_kernel", "auto"))
-        clock.notes.append(f"linear layers by {kernel.name}: {kernel.reason}")
+        torch.set_num_threads(earlier.get("threads", torch.get_num_threads()))  # sums are split among threads
+        choose_linear_kernel(earlier.get("linear_kernel", usual_linear_kernel()))
     pipe = JoyHalloPipeline.from_pretrained(request.model, torch_dtype=dtype.value).to(device)
     clock.lap("loading")
     return pipe
@@ -221,6 +221,7 @@ def describe(request: RenderRequest, pipe: JoyHalloPipeline) -> dict[str, Any]:
         "device": like.device.type,
         "dtype": dtype_name(like.dtype),
         "linear_kernel": linear_kernel().name,
+        "threads": torch.get_num_threads(),
         "size": request.size,
         "face_index": request.face_index,
         "separate_vocals": request.separate_vocals,

@@ -22,7 +22,7 @@ def test_published_sizes(name, millions):
 
 
 def test_published_sampling():
-    expected = Sampling(512, 512, 25, 16, 2, 40, 3.5, ("portrait", "face", "audio", "location"), 0.0, "absolute", 0.18215)
+    expected = Sampling(512, 512, 25, 16, 2, 40, 3.5, ("portrait", "face", "audio", "location"), 0.0, 1.0, "absolute", 0.18215)
     assert presets.joyhallo().sampling == expected
     assert presets.hallo().sampling == expected
 
