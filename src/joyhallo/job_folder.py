@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from joyhallo.errors import UserError
 from joyhallo.media.files import writing_error, written_whole
 from joyhallo.media.segments import read_segment, write_segment
+from joyhallo.media.video_error import VideoError
 from joyhallo.pipeline import Clip
 
 RECORD = "job.json"
@@ -26,7 +27,10 @@ def folder_of(output: Path) -> Path:
 def recorded(output: Path) -> Mapping[str, Any]:
     """What a cut run for this output was asked for and chose; empty when there was none."""
     record = folder_of(output) / RECORD
-    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or damaged: its clips will be dropped
+        return {}
 
 
 class JobFolder:
@@ -52,9 +56,8 @@ class JobFolder:
             raise writing_error(error, self.folder, "folder of the unfinished video", UserError) from error
         record = self.folder / RECORD
         text = json.dumps(asked, indent=2, sort_keys=True, ensure_ascii=False)
-        self.is_other = (
-            record.exists() and record.read_text(encoding="utf-8") != text
-        )  # a cut run that asked for something else
+        # a cut run that asked for something else
+        self.is_other = record.exists() and record.read_bytes() != text.encode()
         if fresh or self.is_other or not record.exists():
             self.clear()
             with written_whole(record, "record of the run", UserError) as temporary:
@@ -97,8 +100,17 @@ class JobFolder:
         return Clip(index, np.empty((0, *past.shape[2:], 3), np.uint8), torch.as_tensor(past))
 
     def frames(self, index: int) -> Iterator[np.ndarray]:
-        """The frames of a finished clip."""
-        return read_segment(self.segment(index))
+        """The frames of a finished clip.
+
+        Raises:
+            UserError: the clip is damaged.
+        """
+        try:
+            yield from read_segment(self.segment(index))
+        except VideoError as error:
+            raise UserError(
+                f"clip {index + 1} of the unfinished video is damaged: start over with --fresh ({error})"
+            ) from error
 
     def close(self, *, finished: bool) -> None:
         """Let go of the folder; remove it when the video has its final name, or when there is nothing to go on from."""

@@ -150,6 +150,12 @@ def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ig
         write_record(request, asked, job)
         job.video.replace(request.output)
         finished = True
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        height, width = portrait.pixels.shape[1:]
+        raise UserError(
+            f"{pipe.device.type} has too little memory for {height}x{width} px: "
+            "give a smaller --size, --dtype bf16, or another --device"
+        ) from error
     finally:
         job.close(finished=finished)
     duration_s = speech.num_frames / pipe.sampling.fps

@@ -158,6 +158,22 @@ def test_another_request_does_not_take_over_clips(request_for, finished, tmp_pat
     assert np.array_equal(frames_of(output), frames_of(finished))
 
 
+def test_a_damaged_clip_names_the_way_out(request_for, tmp_path):
+    output = tmp_path / "damaged.mp4"
+
+    def stop(progress: Progress) -> None:
+        if progress.clips_done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(request_for(output), stop)
+    min(folder_of(output).glob("clip_*")).write_bytes(b"no film")
+    with pytest.raises(UserError, match=r"clip 1 of the unfinished video is damaged.*--fresh"):
+        render(request_for(output))
+    (folder_of(output) / "job.json").write_text("{")
+    assert any("dropped" in note for note in render(request_for(output)).notes)
+
+
 def test_two_processes_do_not_share_a_folder(request_for, tmp_path):
     output = tmp_path / "busy.mp4"
 
