@@ -1,7 +1,6 @@
 """From frames of the face to a labelled file: paste, mark, encode, sign."""
 
 import uuid
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,10 +62,9 @@ class TalkingWriter:
         self.label = new_label(output.provider, uuid.uuid4().hex)
         metadata = {"AIGC": self.label.to_json()}
         self.writer = VideoWriter(path, size=size, speech=speech, metadata=metadata, fps=output.fps, crf=output.crf)
-        self.stack = ExitStack()
 
     def __enter__(self) -> "TalkingWriter":
-        self.stack.enter_context(self.writer)
+        self.writer.__enter__()
         return self
 
     def write(self, frame: np.ndarray) -> None:
@@ -77,7 +75,7 @@ class TalkingWriter:
         self.writer.write(picture)
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.stack.__exit__(kind, value, trace)
+        self.writer.__exit__(kind, value, trace)
         if kind is None and self.output.c2pa_cert and self.output.c2pa_key:
             from joyhallo.media.credentials import sign_c2pa
 

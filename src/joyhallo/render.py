@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,7 @@ def _make(
     clock.lap("writing")
 
 
-def _write(writer: TalkingWriter, frames: "np.ndarray | Any") -> None:  # noqa: ANN401
+def _write(writer: TalkingWriter, frames: Iterable[np.ndarray]) -> None:
     for frame in frames:
         writer.write(frame)
 

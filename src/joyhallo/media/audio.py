@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from joyhallo.errors import UserError
+from joyhallo.media.container import open_container
 from joyhallo.media.files import require_file
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 MIN_SPEECH_S = 0.2
 MAX_SPEECH_S = 4 * 3600.0
 
-# Only formats that hold their sound themselves: a playlist could make the decoder open other files or addresses.
-CONTAINERS = (
-    "wav,w64,rf64,aiff,au,caf,mp3,aac,flac,ogg,amr,ac3,eac3,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,flv,asf,mpeg,mpegts"
-)
 _LOUDEST = 8.0  # float files may exceed full scale a little; more than this is no sound
 _READABLE = "a WAV, MP3, M4A, FLAC, OGG or Opus file, or a video with sound"
 
@@ -158,18 +155,7 @@ def _resampled(path: str | Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
 
 
 def _open(path: Path) -> "InputContainer":
-    import av
-    from av.error import FFmpegError
-
-    try:
-        # Tags may be in any old encoding; they must not stop the sound.
-        container = av.open(
-            str(path.absolute()),
-            metadata_errors="replace",
-            options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
-        )
-    except (FFmpegError, ValueError, MemoryError) as problem:
-        raise AudioError(f"'{path}' is not a recording that can be read: give {_READABLE}") from problem
+    container = open_container(path, AudioError(f"'{path}' is not a recording that can be read: give {_READABLE}"))
     if not container.streams.audio:
         container.close()
         raise AudioError(f"'{path}' has no sound in it: give {_READABLE}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joyhallo.media.audio import CONTAINERS
+from joyhallo.media.container import open_container
 from joyhallo.media.files import require_file
 from joyhallo.media.segments import read_segment, write_segment
 from joyhallo.media.video_error import VideoError
@@ -102,17 +102,7 @@ def read_frames(path: str | Path) -> Iterator[np.ndarray]:
 
 
 def _open(path: Path) -> "InputContainer":
-    import av
-    from av.error import FFmpegError
-
-    try:
-        container = av.open(
-            str(path.absolute()),
-            metadata_errors="replace",
-            options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
-        )
-    except (FFmpegError, ValueError, MemoryError) as problem:
-        raise VideoError(f"'{path}' is not a video that can be read: give {_READABLE}") from problem
+    container = open_container(path, VideoError(f"'{path}' is not a video that can be read: give {_READABLE}"))
     if not container.streams.video:
         container.close()
         raise VideoError(f"'{path}' has no picture in it, only sound: give {_READABLE}")

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,14 +78,13 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         self._temporary = reserve_beside(self.path, "video", VideoError)
-        try:
-            self._open(self._temporary)
-        except OSError as problem:
-            self._discard()
-            raise writing_error(problem, self.path, "video", VideoError) from problem
-        except BaseException:
-            self._discard()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self._discard)
+            try:
+                self._open(self._temporary)
+            except OSError as problem:
+                raise writing_error(problem, self.path, "video", VideoError) from problem
+            undo.pop_all()
         return self
 
     def write(self, frame: np.ndarray) -> None:
