@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from joyhallo.models.blocks import Downsample, ResnetBlock, TimestepEmbedding, Upsample
+from joyhallo.models.recompute import Run
 
 
 class SitePlan(NamedTuple):
@@ -82,26 +83,34 @@ class Body(nn.Module):
             for site in level.sites:
                 yield depth, site
 
-    def forward(self, x: Tensor, timestep: Tensor, attend: Callable[[nn.Module, int, Tensor], Tensor]) -> Tensor:
-        """x [N,C,H,W] after the first convolution, timestep [B], attend(site, depth, x) → x; returns [N,C,H,W]."""
+    def forward(self, x: Tensor, timestep: Tensor, attend: Callable[[nn.Module, int, Tensor], Tensor], run: Run) -> Tensor:
+        """x [N,C,H,W] after the first convolution, timestep [B], attend(site, depth, x) → x; returns [N,C,H,W].
+
+        `run` calls every part but the sites, which are the caller's (see `recompute.runner`).
+        """
         time = F.silu(self.time_embedding(timestep))
         skips = [x]
         for depth, level in enumerate(self.down):
             for resnet, site in level.pairs():
-                x = resnet(x, time)
+                x = run(resnet, x, time)
                 x = attend(site, depth, x) if site is not None else x
                 skips.append(x)
             if level.resample is not None:
-                x = level.resample(x)
+                x = run(level.resample, x)
                 skips.append(x)
         deepest = len(self.down) - 1
-        x = self.mid.resnets[0](x, time)
+        x = run(self.mid.resnets[0], x, time)
         x = attend(self.mid.sites[0], deepest, x)
-        x = self.mid.resnets[1](x, time)
+        x = run(self.mid.resnets[1], x, time)
         for depth, level in zip(reversed(range(len(self.up))), self.up, strict=True):
             for resnet, site in level.pairs():
-                x = resnet(torch.cat([x, skips.pop()], dim=1), time)
+                x = run(join, resnet, x, skips.pop(), time)
                 x = attend(site, depth, x) if site is not None else x
             if level.resample is not None:
-                x = level.resample(x, skips[-1].shape[-2:])
+                x = run(level.resample, x, skips[-1].shape[-2:])
         return x
+
+
+def join(resnet: ResnetBlock, x: Tensor, skip: Tensor, time: Tensor) -> Tensor:
+    """A residual block of the way up, fed with the skip connection."""
+    return resnet(torch.cat([x, skip], dim=1), time)

@@ -21,6 +21,7 @@ from joyhallo.models.blocks import RESNET_EPS
 from joyhallo.models.body import Body, SitePlan
 from joyhallo.models.conditions import ClipInputs, ReferenceFeatures, RegionScale
 from joyhallo.models.motion import MotionModule, PastRows
+from joyhallo.models.recompute import runner
 
 RowOrder = Literal["aligned", "interleaved"]
 AS_TRAINED = RegionScale()
@@ -50,27 +51,41 @@ class ReferenceNetwork(ModelMixin, ConfigMixin):
         make_site = lambda plan: SpatialTransformer(plan.channels, num_heads, face_dim, num_groups)  # noqa: E731
         self.body = Body(widths, attention_levels, layers_per_level, num_groups, make_site)
 
-    def forward(self, latents: Tensor, face_tokens: Tensor) -> ReferenceFeatures:
-        """Latents [B,1+P,C,H,W] of the portrait and the past frames, face tokens [B,T,C]."""
+    def forward(self, latents: Tensor, face_tokens: Tensor, checkpointing: bool = False) -> ReferenceFeatures:
+        """Latents [B,1+P,C,H,W] of the portrait and the past frames, face tokens [B,T,C].
+
+        With `checkpointing` a training step needs less memory and more time; nothing else changes.
+        """
         num_samples, num_rows = latents.shape[:2]
         if self.config["row_order"] == "interleaved":
             face_tokens = face_tokens.repeat(num_rows, 1, 1)
         features: list[Tensor] = []
         num_sites = len(list(self.body.sites()))
+        run = runner(checkpointing)
 
         def attend(site: SpatialTransformer, _depth: int, x: Tensor) -> Tensor:
-            hidden = site.enter(x)
-            seen = site.self_norm(hidden)
+            is_last = len(features) == num_sites - 1
+            seen, x = run(look, site, x, None if is_last else face_tokens)
             features.append(seen.unflatten(0, (num_samples, num_rows)))
-            if len(features) == num_sites:
-                return x  # nothing after the last site can be seen from outside
-            hidden = hidden + site.attend_self(seen, None)
-            return site.finish(x, hidden, site.face_attention.fold(face_tokens))
+            return x
 
         x = self.conv_in(latents.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         timestep = torch.zeros(1, device=latents.device)
-        self.body(x, timestep, attend)
+        self.body(x, timestep, attend, run)
         return ReferenceFeatures(tuple(features))
+
+
+def look(site: SpatialTransformer, x: Tensor, face_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a site of the reference network sees, [N,L,C], and what goes on, [N,C,H,W].
+
+    Without face tokens nothing goes on: what comes after the last site cannot be seen from outside.
+    """
+    hidden = site.enter(x)
+    seen = site.self_norm(hidden)
+    if face_tokens is None:
+        return seen, x
+    hidden = hidden + site.attend_self(seen, None)
+    return seen, site.finish(x, hidden, site.face_attention.fold(face_tokens))
 
 
 class Site(nn.Module):
@@ -151,17 +166,17 @@ class DenoisingNetwork(ModelMixin, ConfigMixin):
         """The attention sites in the order of execution, each with its depth."""
         return list(self.body.sites())
 
-    def condition(self, inputs: ClipInputs, scale: RegionScale = AS_TRAINED) -> Conditioning:
-        """Everything about a clip that its steps share.
+    def condition(self, inputs: ClipInputs, scale: RegionScale = AS_TRAINED, checkpointing: bool = False) -> Conditioning:
+        """Everything about a clip that its steps share. With `checkpointing`, training needs less memory and more time.
 
         Raises:
             ValueError: the clip with its past frames is longer than the table of positions.
         """
-        tokens = inputs.face_tokens
+        tokens, run = inputs.face_tokens, runner(checkpointing)
         num_samples, num_frames = len(tokens), inputs.num_frames
         masks = [inputs.masks.stacked(depth).to(tokens) for depth in range(len(inputs.masks.lip))]
         return Conditioning(
-            tuple(self.condition_site(i, inputs) for i in range(len(self.plan))),
+            tuple(run(self.condition_site, i, inputs) for i in range(len(self.plan))),
             tuple(m.expand(num_samples, num_frames, *m.shape[2:]).flatten(0, 1) for m in masks),
             tokens.new_tensor([scale.lip, scale.expression, scale.pose]),
             inputs.location,
@@ -208,8 +223,11 @@ class DenoisingNetwork(ModelMixin, ConfigMixin):
         rows = rows % num_samples if self.config["row_order"] == "interleaved" else rows // num_frames
         return (rows if num_portraits > 1 else torch.zeros_like(rows))[inputs.num_blind * num_frames :]
 
-    def forward(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """Noisy latents [B,C,F,H,W] at timesteps [1], [B] or, still, [B·F] → velocity [B,C,F,H,W]."""
+    def forward(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, checkpointing: bool = False) -> Tensor:
+        """Noisy latents [B,C,F,H,W] at timesteps [1], [B] or, still, [B·F] → velocity [B,C,F,H,W].
+
+        With `checkpointing` a training step needs less memory and more time; nothing else changes.
+        """
         num_frames = latents.shape[2]
         if conditioning.portrait_latents is not None:
             portrait = conditioning.portrait_latents[:, :, None].expand(-1, -1, num_frames, -1, -1)
@@ -218,15 +236,15 @@ class DenoisingNetwork(ModelMixin, ConfigMixin):
         x = self.conv_in(rows)
         if conditioning.location is not None:
             x = x + conditioning.location.repeat_interleave(num_frames, dim=0)
-        sites = iter(conditioning.sites)
+        sites, run = iter(conditioning.sites), runner(checkpointing)
 
         def attend(site: Site, depth: int, x: Tensor) -> Tensor:
             given = next(sites)
-            x = site.spatial(x, given.face, given.portrait)
+            x = run(site.spatial, x, given.face, given.portrait)
             if given.audio:
-                x = site.audio(x, given.audio, conditioning.region_masks[depth], conditioning.region_scale)
-            return x if given.past is None else site.motion(x, given.past)
+                x = run(site.audio, x, given.audio, conditioning.region_masks[depth], conditioning.region_scale)
+            return x if given.past is None else run(site.motion, x, given.past)
 
-        x = self.body(x, timestep, attend)
+        x = self.body(x, timestep, attend, run)
         velocity = self.conv_out(F.silu(self.norm_out(x)))
         return velocity.unflatten(0, (-1, num_frames)).transpose(1, 2)
