@@ -1,115 +1,151 @@
-"""Prepared clips on disk (see `joyhallo.data.cache`), and random draws from them: what the denoiser is trained on.
+"""A dataset on disk, any sample and any frame of it at once: tars are read in place and never unpacked.
 
-Axes: S frames of all clips, N clips, R clips drawn, F frames, P past frames, K frames of a speech window, C channels.
+Axes: F frames, S pixels of a side, n frames asked for.
 """
 
-from collections.abc import Callable
+import io
+import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from PIL import Image
 
-from joyhallo.conditioning.speech import WINDOW_RADIUS
-from joyhallo.data.pixels import to_network
-from joyhallo.models.conditions import REGIONS, RegionMasks
-from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME
-
-PORTRAIT_SHARE = 0.6  # of the draws; the others are filmed videos
+from joyhallo.data.frames import FilePart, read_clip_frames
+from joyhallo.data.index import DatasetError, Index, ShardEntry, read_index, read_shard
+from joyhallo.data.samples import Annotations, Facts, read_annotations
+from joyhallo.media.image import read_image
 
 
 @dataclass(frozen=True)
-class Clips:
-    """Frames drawn from R clips, with their conditions."""
+class ShardPlace:
+    """A tar, and which samples of a `Dataset` it holds: `first` and those after it."""
 
-    latents: Tensor  # [R,C,F,h,w]
-    portrait: Tensor  # [R,C,h,w] the picture that the frames are to be made from
-    past: Tensor  # [R,P,C,h,w]
-    face_embedding: Tensor  # [R,E]
-    audio_window: Tensor  # [R,F,K,blocks,channels]
-    face_region: Tensor  # [R,3,H,W]
-    masks: RegionMasks
+    folder: Path  # of the dataset
+    entry: ShardEntry
+    first: int
+
+    @property
+    def path(self) -> Path:
+        """Of the tar."""
+        return self.folder / "shards" / self.entry.name
 
 
-class Shard:
-    """One folder of prepared clips; the arrays stay on disk until they are touched."""
+class Dataset:
+    """The samples of one dataset or of several. Nothing stays open: it may be copied into other processes at any time.
 
-    def __init__(self, folder: Path, encode_speech: Callable[[Tensor], Tensor], embed: Callable[[Tensor], Tensor]) -> None:
-        def read(name: str) -> np.ndarray:
-            return np.load(folder / f"{name}.npy", mmap_mode="r")
+    `index`: what the dataset is; of several, their sum. `facts`: one for each sample, in the order of tars and keys.
+    """
 
-        self.start, self.num_frames = read("start"), read("num_frames")
-        self.latents, self.still, self.face_box = read("latents"), read("still"), read("face_box")
-        self.is_portrait, self.is_held_out = read("is_portrait"), read("is_held_out")
-        self.masks = {region: [read(f"{region}_{depth}") for depth in range(2)] for region in REGIONS}
-        speech = read("speech").reshape(len(self.latents), SAMPLES_PER_FRAME)
-        rows = [slice(s, s + n) for s, n in zip(self.start, self.num_frames, strict=True)]
-        parts = [encode_speech(torch.from_numpy(speech[row].reshape(-1).astype(np.float32))) for row in rows]
-        self.features = torch.cat(parts).half()  # [S,blocks,channels]
-        self.identity = torch.cat([embed(part) for part in to_network(read("aligned")).split(64)])
+    def __init__(self, folder: str | Path) -> None:
+        """Reads the index and the lists beside the tars, not the tars.
+
+        Raises DatasetError when the folder is no dataset, or its files are not as the index says.
+        """
+        self.index: Index = read_index(Path(folder))
+        self.facts: list[Facts] = []
+        self.shards: list[ShardPlace] = []
+        self._members: list[dict[str, tuple[int, int]]] = []
+        self._shard_of: list[int] = []
+        for number, entry in enumerate(self.index.shards):
+            shard = read_shard(Path(folder), entry)
+            self.shards.append(ShardPlace(Path(folder), entry, len(self.facts)))
+            self.facts += shard.facts
+            self._members += shard.members.values()
+            self._shard_of += [number] * len(shard.facts)
 
     def __len__(self) -> int:
-        return len(self.start)
+        return len(self.facts)
 
+    def annotations(self, i: int) -> Annotations:
+        """What was measured in sample `i`. Raises DatasetError or SampleError when the tar is damaged."""
+        return read_annotations(self._read(i, "safetensors"), self._name(i, "safetensors"))
 
-class ClipDataset:
-    """All shards below a folder, without or only with the held-out people and recordings."""
+    def frames(self, i: int, indices: Sequence[int]) -> np.ndarray:
+        """Frames of sample `i` by number: [n, S, S, 3] uint8, in the order asked for.
 
-    def __init__(
-        self, folder: Path, encode_speech: Callable[[Tensor], Tensor], embed: Callable[[Tensor], Tensor], held_out: bool = False
-    ) -> None:
-        self.shards = [Shard(path, encode_speech, embed) for path in sorted(folder.glob("shard_*"))]
-        if not self.shards:
-            raise ValueError(f"no shard_* folder below {folder}: prepare clips first")
-        self.portraits: list[tuple[int, int]] = []  # numbers of the shard and of the clip in it
-        self.videos: list[tuple[int, int]] = []
-        for number, shard in enumerate(self.shards):
-            for clip in np.flatnonzero(shard.is_held_out == held_out):
-                (self.portraits if shard.is_portrait[clip] else self.videos).append((number, int(clip)))
+        Raises IndexError for numbers that are not in 0..F-1; DatasetError or VideoError when the tar is damaged.
+        """
+        num_frames = self.facts[i].num_frames
+        beyond = [index for index in indices if not 0 <= index < num_frames]
+        if beyond:
+            raise IndexError(f"the clip '{self.facts[i].key}' has {num_frames} frames, frame {beyond[0]} was asked for")
+        with self._open(i, "mp4") as part:
+            return read_clip_frames(part, indices, self._name(i, "mp4"))
 
-    def draw(self, generator: torch.Generator, num_clips: int, num_frames: int, num_past: int) -> Clips:
-        """Draw clips and, in each, consecutive frames after `num_past` others; with no past, frames from all of the clip."""
-        random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        drawn = [self._clip(random, num_frames, num_past) for _ in range(num_clips)]
-        masks = []
-        for region in REGIONS:
-            depths = zip(*(getattr(clip.masks, region) for clip in drawn), strict=True)
-            masks.append(tuple(torch.cat(depth) for depth in depths))
-        names = ("latents", "portrait", "past", "face_embedding", "audio_window", "face_region")
-        stacked = {name: torch.stack([getattr(clip, name) for clip in drawn]) for name in names}
-        return Clips(**stacked, masks=RegionMasks(*masks))
+    def portrait(self, i: int) -> np.ndarray | None:
+        """The picture that a synthetic clip was made from, [S, S, 3] uint8; None for filmed clips."""
+        if "png" not in self._members[i]:
+            return None
+        return read_image(Image.open(io.BytesIO(self._read(i, "png"))))
 
-    def _clip(self, random: np.random.Generator, num_frames: int, num_past: int) -> Clips:
-        pool = self.portraits if self.portraits and (not self.videos or random.random() < PORTRAIT_SHARE) else self.videos
-        shard_index, clip = pool[random.integers(len(pool))]
-        shard = self.shards[shard_index]
-        first, length = int(shard.start[clip]), int(shard.num_frames[clip])
-        if num_past:
-            begin = int(random.integers(num_past, length - num_frames + 1))
-            frames = np.arange(begin, begin + num_frames)
-        else:
-            begin, frames = 0, random.choice(length, num_frames, replace=False)
-        still = shard.still[clip]
-        if not shard.is_portrait[clip] and random.random() < 0.5:  # any frame of a video may be the portrait
-            still = shard.latents[first + random.integers(length)]
-        offsets = np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1)
-        window = np.clip(frames[:, None] + offsets, 0, length - 1) + first
-        region = torch.zeros(3, 256, 256)
-        x0, y0, x1, y1 = (int(v) for v in shard.face_box[clip])
-        region[:, max(0, y0) : y1, max(0, x0) : x1] = 1
-        masks = (tuple(_tensor(depth[clip])[None, None] for depth in shard.masks[region]) for region in REGIONS)
-        return Clips(
-            latents=_tensor(shard.latents[first + frames]).transpose(0, 1),
-            portrait=_tensor(still),
-            past=_tensor(shard.latents[first + begin - num_past : first + begin]),
-            face_embedding=shard.identity[clip],
-            audio_window=shard.features[torch.from_numpy(window)].float(),
-            face_region=region,
-            masks=RegionMasks(*masks),
+    def content(self, i: int, suffix: str) -> bytes:
+        """The bytes of one file of sample `i`, such as its mp4."""
+        return self._read(i, suffix)
+
+    def _read(self, i: int, suffix: str) -> bytes:
+        with self._open(i, suffix) as part:
+            return part.read()
+
+    def _open(self, i: int, suffix: str) -> FilePart:
+        """A file of a sample, after a look at its header in the tar: a list that belongs to another tar is noticed."""
+        place = self.shards[self._shard_of[i]]
+        offset, num_bytes = self._members[i][suffix]
+        wanted = f"{self.facts[i].key}.{suffix}"
+        try:
+            with FilePart(place.path, offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE) as part:
+                header = tarfile.TarInfo.frombuf(part.read(), "utf-8", "strict")
+            if header.name != wanted or header.size != num_bytes:
+                raise DatasetError(self._mismatch(i, suffix))
+            return FilePart(place.path, offset, num_bytes)
+        except (tarfile.TarError, UnicodeDecodeError) as problem:
+            raise DatasetError(self._mismatch(i, suffix)) from problem
+        except OSError as problem:
+            raise DatasetError(f"'{place.path}' cannot be read ({problem.strerror}): check the disk") from problem
+
+    def _mismatch(self, i: int, suffix: str) -> str:
+        path = self.shards[self._shard_of[i]].path
+        return (
+            f"'{path}' does not hold '{self.facts[i].key}.{suffix}' where its list says: copy the dataset again, or prepare "
+            "it again"
         )
 
+    def _name(self, i: int, suffix: str) -> str:
+        return f"{self.shards[self._shard_of[i]].path}/{self.facts[i].key}.{suffix}"
 
-def _tensor(array: np.ndarray) -> Tensor:
-    """A float32 copy of part of an array on disk."""
-    return torch.from_numpy(np.array(array, np.float32))
+
+def open_datasets(folders: Sequence[str | Path]) -> Dataset:
+    """Several datasets as one, in the order given; their samples keep their keys.
+
+    Raises
+    ------
+    DatasetError : none given, one that is no dataset, or frames of different sizes.
+    """
+    if not folders:
+        raise DatasetError("no dataset was given: name one folder at least")
+    joined, *others = [Dataset(folder) for folder in folders]
+    for other in others:
+        if other.index.size_px != joined.index.size_px:
+            raise DatasetError(
+                f"the dataset '{other.shards[0].folder if other.shards else '?'}' has frames of {other.index.size_px} px and "
+                f"'{folders[0]}' of {joined.index.size_px} px: train on datasets of one size"
+            )
+        joined.shards += [ShardPlace(s.folder, s.entry, s.first + len(joined.facts)) for s in other.shards]
+        joined._shard_of += [number + len(joined.shards) - len(other.shards) for number in other._shard_of]
+        joined.facts += other.facts
+        joined._members += other._members
+        joined.index = _sum(joined.index, other.index)
+    return joined
+
+
+def _sum(one: Index, other: Index) -> Index:
+    return Index(
+        version=one.version,
+        preset=one.preset if one.preset == other.preset else "mixed",
+        fps=one.fps,
+        size_px=one.size_px,
+        num_samples=one.num_samples + other.num_samples,
+        hours=one.hours + other.hours,
+        shards=(*one.shards, *other.shards),
+    )
