@@ -15,7 +15,6 @@ from PIL import Image
 from joyhallo.data.frames import FilePart, read_clip_frames
 from joyhallo.data.index import DatasetError, Index, ShardEntry, read_index, read_shard
 from joyhallo.data.samples import Annotations, Facts, read_annotations
-from joyhallo.media.image import read_image
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,11 @@ class Dataset:
         """The picture that a synthetic clip was made from, [S, S, 3] uint8; None for filmed clips."""
         if "png" not in self._members[i]:
             return None
-        return read_image(Image.open(io.BytesIO(self._read(i, "png"))))
+        try:
+            with Image.open(io.BytesIO(self._read(i, "png")), formats=["PNG"]) as picture:
+                return np.array(picture.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as problem:
+            raise DatasetError(f"'{self._name(i, 'png')}' is no whole picture: prepare this sample again") from problem
 
     def content(self, i: int, suffix: str) -> bytes:
         """The bytes of one file of sample `i`, such as its mp4."""
