@@ -1,19 +1,13 @@
 """Which device runs the networks and in which numbers: decided once, and said why."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 
 from joyhallo.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_WORTHWHILE = 1.2  # a smaller gain is not worth bf16's rounding
-_ROWS, _CHANNELS = 256, 1280  # a linear layer of the widest level
-_MEASURED_S = 0.06  # for both types together; the slower the machine, the fewer runs
-_MOST_RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -55,8 +49,7 @@ def choose_dtype(name: str, device: torch.device) -> Choice:
     """The element type of the networks on that device.
 
     Args:
-        name: "auto", "fp32", "bf16" or "fp16". "auto" goes by the GPU's capability; on a CPU it measures for up to 60 ms,
-            because some CPUs that have bf16 instructions are slower with them.
+        name: "auto", "fp32", "bf16" or "fp16". "auto" goes by the GPU's capability or the CPU's instructions.
         device: from `choose_device`.
 
     Raises:
@@ -83,8 +76,13 @@ def usual_linear_kernel() -> str:
 
     By the maker and not by measurement: two runs must agree, or their frames would differ in the last bit.
     """
+    return "onednn" if "AuthenticAMD" in _cpu_description() else "mkl"
+
+
+def _cpu_description() -> str:
+    """What Linux says of the CPU; empty elsewhere."""
     info = Path("/proc/cpuinfo")
-    return "onednn" if info.is_file() and "AuthenticAMD" in info.read_text(encoding="utf-8", errors="replace") else "mkl"
+    return info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
 
 
 def _choose_on_cuda(device: torch.device) -> Choice:
@@ -102,30 +100,12 @@ def _choose_on_mps(_device: torch.device) -> Choice:
 
 
 def _choose_on_cpu(_device: torch.device) -> Choice:
-    full, half = _fastest_s(torch.float32, torch.bfloat16)
-    gflop = 2e-9 * _ROWS * _CHANNELS * _CHANNELS
-    measured = f"bf16 measured {gflop / half:.0f} GFLOP/s against {gflop / full:.0f} in fp32 here ({full / half:.1f}×)"
-    if full / half > _WORTHWHILE:
-        return Choice(torch.bfloat16, measured)
-    return Choice(torch.float32, f"{measured}, and is taken above {_WORTHWHILE}×")
-
-
-def _fastest_s(first: torch.dtype, second: torch.dtype) -> tuple[float, float]:
-    """Seconds of a linear layer in each type: the best of alternating runs, so that what else runs here weighs on both."""
-    layers = [
-        (torch.full((_ROWS, _CHANNELS), 0.01, dtype=t), torch.full((_CHANNELS, _CHANNELS), 0.01, dtype=t))
-        for t in (first, second)
-    ]
-    best = [float("inf"), float("inf")]
-    with torch.inference_mode():
-        for x, weight in layers:
-            functional.linear(x[:16], weight)  # the first call sets up the kernels
-        end = time.perf_counter() + _MEASURED_S
-        for turn in range(2 * _MOST_RUNS):
-            x, weight = layers[turn % 2]
-            before = time.perf_counter()
-            functional.linear(x, weight)
-            best[turn % 2] = min(best[turn % 2], time.perf_counter() - before)
-            if turn % 2 and time.perf_counter() > end:
-                break
-    return best[0], best[1]
+    """By what the CPU is and not by measurement, for the same reason as the kernel of linear layers."""
+    description = _cpu_description()
+    if "amx_bf16" in description:
+        return Choice(torch.bfloat16, "this CPU has AMX, whose bf16 is several times faster than fp32")
+    if "avx512_bf16" not in description:
+        return Choice(torch.float32, "this CPU has no bf16 instructions")
+    if "AuthenticAMD" in description:
+        return Choice(torch.bfloat16, "this CPU multiplies bf16 at twice the rate of fp32")
+    return Choice(torch.float32, "without AMX, bf16 is no faster than fp32 on Intel's CPUs")

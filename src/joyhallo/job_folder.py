@@ -63,10 +63,10 @@ class JobFolder:
             with written_whole(record, "record of the run", UserError) as temporary:
                 temporary.write_text(text, encoding="utf-8")
 
-    def clear(self) -> None:
+    def clear(self, but: tuple[str, ...] = ("lock",)) -> None:
         """Forget all clips."""
         for path in self.folder.iterdir():
-            if path.name != "lock":
+            if path.name not in but:
                 path.unlink()
 
     @property
@@ -94,7 +94,7 @@ class JobFolder:
             return None
         index = int(finished[-1].stem.removeprefix("past_"))
         if not all(self.segment(i).exists() for i in range(index + 1)):
-            self.clear()
+            self.clear(but=("lock", RECORD))
             return None
         past = load_file(finished[-1])["past"]
         return Clip(index, np.empty((0, *past.shape[2:], 3), np.uint8), torch.as_tensor(past))

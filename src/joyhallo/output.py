@@ -15,7 +15,7 @@ from joyhallo.media.mark import DEFAULT_TEXT, Mark
 from joyhallo.media.paste import Crop, Paster
 from joyhallo.media.writer import VideoWriter
 
-LONGEST_SIDE_PX = 2048  # of a video with the frames pasted back; what players and H.264 levels take
+SHORTEST_PX = 64  # of the longer side
 PROVIDER = "JoyHallo-OSS-local"
 
 
@@ -24,6 +24,7 @@ class Output:
     """How the file looks and what it says of itself."""
 
     paste_back: bool = True
+    longest_side_px: int | None = None  # a larger picture is reduced to it before frames are pasted back; None keeps its size
     fps: int = 25
     crf: int = 18
     mark: str = "start"  # "start", "persistent" or "off"
@@ -39,6 +40,8 @@ class Output:
             raise UserError(f"the mark is {self.mark!r}: give 'start', 'persistent' or 'off'")
         if self.mark == "off" and not self.mark_reason:
             raise UserError("a video without a visible mark needs a reason: give mark_reason")
+        if self.longest_side_px is not None and self.longest_side_px < SHORTEST_PX:
+            raise UserError(f"longest_side_px is {self.longest_side_px}: give {SHORTEST_PX} or more, or None to keep the size")
 
 
 class TalkingWriter:
@@ -49,14 +52,15 @@ class TalkingWriter:
     """
 
     def __init__(
-        self, path: Path, portrait: Portrait, speech: str | Path | None, output: Output, still: np.ndarray | None
+        self, path: Path, portrait: Portrait, speech: str | Path | np.ndarray | None, output: Output, still: np.ndarray | None
     ) -> None:
         self.path, self.output = path, output
         if output.c2pa_cert and output.c2pa_key:
             from joyhallo.media.credentials import check_signing
 
             check_signing(output.c2pa_cert, output.c2pa_key)
-        self.paster = paster_of(portrait, still) if output.paste_back and portrait.crop else frame_paster(portrait, still)
+        pasted = output.paste_back and portrait.crop is not None
+        self.paster = paster_of(portrait, still, output.longest_side_px) if pasted else frame_paster(portrait, still)
         size = self.size = self.paster.size
         self.mark = None if output.mark == "off" else Mark(size, output.mark_text or DEFAULT_TEXT, output.mark)  # type: ignore[arg-type]
         self.label = new_label(output.provider, uuid.uuid4().hex)
@@ -82,15 +86,15 @@ class TalkingWriter:
             sign_c2pa(self.path, self.output.c2pa_cert, self.output.c2pa_key, title=self.output.title)
 
 
-def paster_of(portrait: Portrait, still: np.ndarray | None) -> Paster:
-    """What puts frames back into the picture that the portrait was cropped from."""
-    crop = portrait.crop
+def paster_of(portrait: Portrait, still: np.ndarray | None, longest_side_px: int | None) -> Paster:
+    """What puts frames back into the picture that the portrait was cropped from, at its size or reduced."""
+    crop, picture = portrait.crop, portrait.picture
     assert crop is not None
-    height, width = portrait.picture.shape[:2]
-    shrink = min(1.0, LONGEST_SIDE_PX / max(height, width))
-    if shrink == 1.0:
-        return Paster(portrait.picture, crop, still=still)
-    picture = resize(portrait.picture, (round(height * shrink), round(width * shrink)))
+    height, width = picture.shape[:2]
+    if longest_side_px is None or max(height, width) <= longest_side_px:
+        return Paster(picture, crop, still=still)
+    shrink = longest_side_px / max(height, width)
+    picture = resize(picture, (max(1, round(height * shrink)), max(1, round(width * shrink))))
     top, left = int(crop.top * shrink), int(crop.left * shrink)
     bottom = min(round((crop.top + crop.height) * shrink), picture.shape[0])
     right = min(round((crop.left + crop.width) * shrink), picture.shape[1])

@@ -173,7 +173,8 @@ class JoyHalloPipeline(DiffusionPipeline):
         bar: Any = self.progress_bar  # diffusers puts it there untyped
         clips = bar(self.stream(person, features, changed(options, changes)), total=self.num_clips(features))
         frames = np.concatenate([clip.frames for clip in clips])
-        return Video(frames, self.sampling.fps, person, speech if isinstance(speech, (str, Path)) else None, self.still(person))
+        sound = None if isinstance(speech, SpeechFeatures) else speech
+        return Video(frames, self.sampling.fps, person, sound, self.still(person))
 
     @torch.no_grad()
     def still(self, portrait: Portrait) -> np.ndarray | None:

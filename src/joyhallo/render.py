@@ -20,9 +20,13 @@ from joyhallo.job_folder import JobFolder, recorded
 from joyhallo.media.files import require_file, require_output, written_whole
 from joyhallo.models.conditions import AS_TRAINED, RegionScale
 from joyhallo.models.kernels import choose_linear_kernel, linear_kernel
-from joyhallo.output import LONGEST_SIDE_PX, PROVIDER, Output, TalkingWriter
+from joyhallo.output import PROVIDER, Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline, Options
+from joyhallo.weights.hub import FetchProgress, fetch, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder
+from joyhallo.weights.registry import IDENTITY_FILES, VOCALS_FILE
+
+PLAYABLE_PX = 4096  # what most decoders of H.264 take
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class RenderRequest:
     device: str = "auto"
     dtype: str = "auto"
     paste_back: bool = True
+    longest_side: int | None = None  # pixels; a larger picture is reduced to it before frames are pasted back
     face_index: int | None = None  # counted from 0, the largest face first
     crf: int = 18
     mark: str = "start"
@@ -58,6 +63,7 @@ class RenderRequest:
     def file(self, fps: int) -> Output:
         return Output(
             paste_back=self.paste_back,
+            longest_side_px=self.longest_side,
             fps=fps,
             crf=self.crf,
             mark=self.mark,
@@ -123,15 +129,17 @@ def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ig
     require_file(request.portrait, "portrait", UserError)
     require_file(request.speech, "speech", UserError)
     require_output(request.output, "output", UserError)
+    was_there = request.output.exists()
     clock = _Clock(on_progress)
     on_progress(Progress("loading the weights"))
     pipe = load_pipeline(request, clock)
+    bring_models(request, pipe, on_progress)
     on_progress(Progress("looking at the portrait"))
     portrait = pipe.portrait(request.portrait, request.size, request.face_index)
     if portrait.crop is None:
         clock.notes.append("the whole picture is animated: no crop was made")
-    elif request.paste_back and max(portrait.picture.shape[:2]) > LONGEST_SIDE_PX:
-        clock.notes.append(f"the picture is reduced to {LONGEST_SIDE_PX} px on its longer side, which players still take")
+    elif request.paste_back:
+        clock.notes += size_notes(portrait.picture.shape[1], portrait.picture.shape[0], request.longest_side)
     clock.lap("portrait")
     on_progress(Progress("listening to the speech"))
     speech = pipe.speech(request.speech, request.separate_vocals)
@@ -146,6 +154,8 @@ def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ig
         clock.notes.append("an earlier cut run asked for something else: its clips were dropped")
     finished = False
     try:
+        if request.output.exists() and not was_there:
+            raise UserError(f"{request.output} was just made by another process: run again to replace it")
         _make(request, pipe, portrait, speech, job, clock)
         write_record(request, asked, job)
         job.video.replace(request.output)
@@ -160,6 +170,27 @@ def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ig
         job.close(finished=finished)
     duration_s = speech.num_frames / pipe.sampling.fps
     return RenderResult(request.output, speech.num_frames, duration_s, clock.seconds, tuple(clock.notes))
+
+
+def bring_models(request: RenderRequest, pipe: JoyHalloPipeline, on_progress: Callable[[Progress], None]) -> None:
+    """Fetch the models of the portrait and the speech that are not here yet, and show how far that is."""
+
+    def show(fetched: FetchProgress) -> None:
+        share = f" {10 * round(10 * fetched.done_bytes / fetched.total_bytes)} %" if fetched.total_bytes else ""
+        on_progress(Progress(f"fetching {fetched.name}{share}"))
+
+    names = (IDENTITY_FILES if pipe.identity is None else ()) + ((VOCALS_FILE,) if request.separate_vocals else ())
+    for name in names:
+        fetch(name, progress=show)
+    if own_face_models() is None:
+        fetch("face-models", progress=show)
+
+
+def size_notes(width: int, height: int, longest_side: int | None) -> list[str]:
+    """What to know of a video as large as its picture."""
+    if longest_side is None and max(width, height) > PLAYABLE_PX:
+        return [f"the video is {width}x{height} px, like the picture: many players take {PLAYABLE_PX} at most (--longest-side)"]
+    return []
 
 
 def load_pipeline(request: RenderRequest, clock: _Clock) -> JoyHalloPipeline:

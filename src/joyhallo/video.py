@@ -16,7 +16,7 @@ class Video:
     frames: np.ndarray  # [N,H,W,3] uint8, the animated crop
     fps: int
     portrait: Portrait
-    speech: str | Path | None  # the recording, when it was given as a file
+    speech: str | Path | np.ndarray | None  # the recording as it was given; None when only its features were
     still: np.ndarray | None = None  # [H,W,3] uint8, what the weights make of the unmoved portrait
 
     def write(self, path: str | Path, *, paste_back: bool = True, **output: Any) -> Path:  # noqa: ANN401 (the fields of Output)

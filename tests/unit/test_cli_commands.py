@@ -11,6 +11,7 @@ import pytest
 from joyhallo._version import __version__
 from joyhallo.cli import animate as animating
 from joyhallo.cli import main
+from joyhallo.cli.progress import progress_shown
 from joyhallo.errors import UserError
 from joyhallo.weights.registry import FILES, SETS
 
@@ -67,7 +68,7 @@ def test_doctor_says_what_is_here_and_what_mends_the_rest(capsys):
     assert "torch" in text
     assert "libx264" in text
     assert "joyhallo models pull joyhallo-v1" in text
-    assert "GFLOP/s" in text or "compute capability" in text, "the device decision comes with its reason"
+    assert "bf16" in text or "compute capability" in text, "the device decision comes with its reason"
     assert main(["doctor", "--json"]) == code
     found = json.loads(capsys.readouterr().out)
     assert found["is_ready"] == (code == 0)
@@ -100,7 +101,7 @@ class FakeProgress:
 
 
 def test_progress_is_a_line_a_clip_where_there_is_no_terminal(capsys):
-    with animating.progress_shown() as show:
+    with progress_shown() as show:
         show(FakeProgress("speech", 0, 0, 0, 0))
         for frames in range(1, 17):
             show(FakeProgress("animating", 0, 2, frames, 32, left_s=75.4))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from joyhallo.errors import UserError
+from joyhallo.media.audio import read_speech
 from joyhallo.media.labels import read_label
 from joyhallo.media.paste import Crop
 from joyhallo.models.conditions import RegionScale
@@ -188,3 +189,10 @@ def test_a_video_without_a_mark_needs_a_reason(tmp_path, pipe):
 def test_sampling_options_are_those_of_the_configuration(pipe):
     assert pipe.sampling == Sampling(**{**vars(Sampling()), **vars(pipe.sampling)})
     assert pipe.config["sampling"]["clip_length"] == 4
+
+
+def test_a_video_made_from_a_waveform_has_its_sound(tmp_path, pipe, portrait):
+    samples = 0.3 * np.sin(np.arange(640 * NUM_FRAMES) * (2 * np.pi * 440 / 16000)).astype(np.float32)
+    path = pipe(portrait, samples, num_steps=1, guidance_scale=1.0).write(tmp_path / "spoken.mp4")
+    heard = read_speech(path)[: len(samples)]
+    assert np.corrcoef(heard, samples[: len(heard)])[0, 1] > 0.95

@@ -15,6 +15,7 @@ import torch
 from joyhallo.errors import UserError
 from joyhallo.job_folder import folder_of
 from joyhallo.media.audio import probe_speech, read_speech
+from joyhallo.media.image import read_image
 from joyhallo.media.labels import read_label
 from joyhallo.media.video import probe_video, read_frames
 from joyhallo.models.autoencoder import PatchAutoencoder
@@ -23,7 +24,7 @@ from joyhallo.models.networks import build_networks
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.presets import Preset, Sampling
-from joyhallo.render import Progress, RenderRequest, render
+from joyhallo.render import Progress, RenderRequest, render, size_notes
 from joyhallo.sampling.schedule import training_schedule
 from tiny import TINY, draw_weights
 
@@ -224,15 +225,31 @@ def test_a_certificate_that_cannot_sign_stops_the_run_before_its_first_clip(requ
     assert list(tmp_path.iterdir()) == [broken]
 
 
-def test_a_picture_that_had_to_be_reduced_is_said(request_for, monkeypatch, tmp_path):
-    from joyhallo import output
-    from joyhallo import render as rendering
-
-    monkeypatch.setattr(output, "LONGEST_SIDE_PX", 320)
-    monkeypatch.setattr(rendering, "LONGEST_SIDE_PX", 320)
-    result = render(request_for(tmp_path / "small.mp4"))
-    assert any("reduced to 320 px" in note for note in result.notes)
+def test_the_video_is_as_large_as_the_picture_unless_asked_otherwise(request_for, tmp_path):
+    picture = read_image(request_for(tmp_path / "a.mp4").portrait).shape
+    render(request_for(tmp_path / "whole.mp4"))
+    render(request_for(tmp_path / "small.mp4", longest_side=320))
+    assert frames_of(tmp_path / "whole.mp4")[0].shape == (*(side + side % 2 for side in picture[:2]), 3)
     assert max(frames_of(tmp_path / "small.mp4")[0].shape) == 320
+
+
+def test_more_pixels_than_players_take_are_said():
+    assert "6000x4000" in size_notes(6000, 4000, None)[0]
+    assert not size_notes(6000, 4000, 2048)
+    assert not size_notes(4096, 4000, None)
+
+
+def test_an_output_that_another_process_made_meanwhile_is_left_alone(request_for, tmp_path):
+    request = request_for(tmp_path / "out.mp4")
+
+    def make_it_meanwhile(progress):
+        if progress.stage == "listening to the speech":
+            request.output.write_bytes(b"of another process")
+
+    with pytest.raises(UserError, match="just made by another process"):
+        render(request, make_it_meanwhile)
+    assert request.output.read_bytes() == b"of another process"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4"]
 
 
 def test_a_file_in_the_place_of_the_clips_folder_is_one_line(request_for, tmp_path):

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,9 +15,7 @@ from cyclopts import Group, Parameter
 from joyhallo.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from joyhallo.render import Progress, RenderRequest, RenderResult
+    from joyhallo.render import RenderRequest, RenderResult
 
 _SAMPLING, _PICTURE = Group("Motion", sort_key=1), Group("Picture", sort_key=2)
 _LABELS, _RUN = Group("Labels of AI content", sort_key=3), Group("Running", sort_key=4)
@@ -59,6 +56,8 @@ class Picture:
     "Which face, counted from 0, the largest first; by default the largest if it clearly is."
     paste_back: Annotated[bool, Parameter(name="--paste-back", negative="--crop")] = True
     "Put the animated face back into the full picture, or keep the crop alone."
+    longest_side: int | None = None
+    "Reduce a larger picture to this many pixels on its longer side; by default the video is as large as the picture."
     crf: int = 18
     "H.264 quality: 0 is lossless, 18 looks like the source, 51 is worst."
 
@@ -128,6 +127,7 @@ def animate(
     check_paths(portrait, speech, output, overwrite=run.overwrite)
     check_numbers(motion, picture)
     check_labels(labels)
+    from joyhallo.cli.progress import progress_shown
     from joyhallo.render import render
 
     request = build_request((portrait, speech, output), motion, picture, labels, run)
@@ -156,6 +156,7 @@ def build_request(paths: tuple[Path, Path, Path], motion: Motion, picture: Pictu
         device=run.device,
         dtype=run.dtype,
         paste_back=picture.paste_back,
+        longest_side=picture.longest_side,
         face_index=picture.face,
         crf=picture.crf,
         mark=labels.label,
@@ -200,6 +201,8 @@ def check_numbers(motion: Motion, picture: Picture) -> None:
         raise UserError(f"--crf is {picture.crf}: give 0 (lossless) to {_HIGHEST_CRF} (worst); 18 looks like the source")
     if picture.face is not None and picture.face < 0:
         raise UserError(f"--face is {picture.face}: faces are counted from 0, the largest first")
+    if picture.longest_side is not None and not 64 <= picture.longest_side <= 16384:
+        raise UserError(f"--longest-side is {picture.longest_side}: give 64 to 16384 pixels")
     read_size(picture.size)
 
 
@@ -228,51 +231,6 @@ def read_size(text: str | None) -> tuple[int, int] | None:
     if not (16 <= height <= 4096 and 16 <= width <= 4096):
         raise UserError(f"--size is {text!r}: give HEIGHTxWIDTH in pixels, each from 16 to 4096, like 512x512")
     return height, width
-
-
-@contextmanager
-def progress_shown() -> Iterator[Callable[[Progress], None]]:
-    """A bar on standard error with clips, frames and time left; one line a clip where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield _LinePerClip().show
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("starting", total=None, text="")
-
-        def show(progress: Progress) -> None:
-            total = progress.frames_total or None
-            bars.update(task, description=progress.stage, total=total, completed=progress.frames_done, text=_text(progress))
-
-        yield show
-
-
-class _LinePerClip:
-    def __init__(self) -> None:
-        self.last: tuple[str, int] | None = None
-
-    def show(self, progress: Progress) -> None:
-        now = (progress.stage, progress.clips_done)
-        if now != self.last:
-            print(f"{progress.stage}: {_text(progress)}".rstrip(": "), file=sys.stderr, flush=True)
-        self.last = now
-
-
-def _text(progress: Progress) -> str:
-    if not progress.clips_total:
-        return ""
-    parts = [
-        f"clip {progress.clips_done}/{progress.clips_total}",
-        f"frame {progress.frames_done}/{progress.frames_total}",
-    ]
-    if progress.left_s is not None:
-        minutes, seconds = divmod(round(progress.left_s), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
-    return ", ".join(parts)
 
 
 def _report(request: RenderRequest, result: RenderResult, *, as_json: bool) -> None:

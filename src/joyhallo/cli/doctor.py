@@ -29,6 +29,10 @@ _CORE = {
     "av": "sound and video",
     "soxr": "resampling",
     "ai-edge-litert": "face models",
+    "cyclopts": "command line",
+    "rich": "progress bars",
+    "filelock": "one process at a time",
+    "huggingface-hub": "fetching weights",
 }
 _EXTRAS = {
     "official": {"insightface": "face embedding of the published weights", "onnxruntime": "runs it"},
@@ -166,6 +170,10 @@ def _weights() -> Iterator[Finding]:
             yield Finding("weights", "ok" if is_here else "missing", text, remedy)
             continue
         lacking = [name for name in entry.files if hub.find(name) is None]
+        own = hub.own_face_models() if entry.name == "face-models" else None
+        if lacking and own is not None:
+            yield Finding("weights", "ok", f"{entry.name}: {entry.purpose} (from {own})")
+            continue
         if lacking:
             text = f"{entry.name}: {len(lacking)} of {len(entry.files)} files are not here ({entry.purpose})"
             yield Finding("weights", "optional", text, f"joyhallo models pull {entry.name}")

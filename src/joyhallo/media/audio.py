@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MIN_SPEECH_S = 0.2
 MAX_SPEECH_S = 4 * 3600.0
+WAVEFORM_RATE_HZ = 16000  # of speech that is given as samples
 
 _LOUDEST = 8.0  # float files may exceed full scale a little; more than this is no sound
 _READABLE = "a WAV, MP3, M4A, FLAC, OGG or Opus file, or a video with sound"
@@ -116,8 +117,8 @@ def read_speech(path: str | Path, sample_rate_hz: int = 16_000) -> np.ndarray:
     return np.concatenate(list(stream_speech(path, sample_rate_hz)))
 
 
-def decode_sound(path: str | Path) -> Iterator[SoundBlock]:
-    """The sound of a file as it is: its own rate and channels, one block per decoded frame.
+def decode_sound(path: str | Path | np.ndarray) -> Iterator[SoundBlock]:
+    """The sound of a file as it is: its own rate and channels, one block per decoded frame; or a waveform [T] at 16 kHz.
 
     A damaged packet is left out; a damaged end ends the sound.
 
@@ -125,6 +126,9 @@ def decode_sound(path: str | Path) -> Iterator[SoundBlock]:
     ------
     AudioError : as `stream_speech`, except for the length.
     """
+    if isinstance(path, np.ndarray):
+        yield SoundBlock(path[None].astype(np.float32), WAVEFORM_RATE_HZ)
+        return
     path = require_file(path, "speech", AudioError)
     num_decoded = 0
     with _open(path) as container:

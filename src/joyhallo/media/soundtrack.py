@@ -26,7 +26,7 @@ class SoundTrack:
 
     Parameters
     ----------
-    speech : the recording.
+    speech : the recording, or a waveform [T] at 16 kHz.
     container : the output; the sound stream is added to it here.
 
     Raises
@@ -34,7 +34,7 @@ class SoundTrack:
     AudioError : the recording cannot be decoded.
     """
 
-    def __init__(self, speech: str | Path, container: "OutputContainer") -> None:
+    def __init__(self, speech: str | Path | np.ndarray, container: "OutputContainer") -> None:
         self._blocks = decode_sound(speech)
         first = next(self._blocks)
         self._num_channels = min(2, first.samples.shape[0])

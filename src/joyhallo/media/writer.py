@@ -34,7 +34,7 @@ class VideoWriter:
     path : .mp4, .mov or .mkv (other containers cannot carry the AI label).
     size : (height, width) of the frames.
     fps : frames per second.
-    speech : the recording, or None for a silent film.
+    speech : the recording, a waveform [T] at 16 kHz, or None for a silent film.
     crf : x264 quality, lower is better; 18 looks like the frames.
     metadata : written as container tags and read back; in mp4 and mov under their own names.
 
@@ -49,7 +49,7 @@ class VideoWriter:
         path: str | Path,
         *,
         size: tuple[int, int],
-        speech: str | Path | None,
+        speech: str | Path | np.ndarray | None,
         metadata: Mapping[str, str],
         fps: int = 25,
         crf: int = 18,

