@@ -38,7 +38,8 @@ _EXTRAS = {
     "official": {"insightface": "face embedding of the published weights", "onnxruntime": "runs it"},
     "vocals": {"onnxruntime": "voice separation"},
     "labels": {"c2pa-python": "signing with C2PA"},
-    "train": {"scipy": "training data", "pypinyin": "Mandarin text"},
+    "train": {"scipy": "training data", "pypinyin": "Mandarin text", "tensorboard": "curves of a training"},
+    "cluster": {"ray": "data preparation on several machines"},
 }
 _SCARCE_BYTES = 1 << 30
 
