@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from joyhallo.conditioning.anatomy import LIPS, SILHOUETTE
-from joyhallo.conditioning.masks import expanded_box, face_region, region_masks
+from joyhallo.conditioning.masks import clip_box, clip_masks, expanded_box, face_region, region_masks
 
 
 def landmarks_with(lip_box, face_box):
@@ -137,3 +137,27 @@ def test_face_region_is_a_hard_rectangle():
     resized = face_region(points, (512, 512), size=(256, 200))
     assert resized.shape == (3, 256, 200)
     assert abs(float(resized.mean()) - float(region.mean())) < 2e-3
+
+
+def test_clip_masks_are_of_the_rectangle_around_all_frames():
+    frames = np.stack([landmarks_with((220, 330, 292, 364), FACE_BOX), landmarks_with((250, 350, 300, 400), FACE_BOX)])
+    assert clip_box(frames, LIPS, (512, 512)).tolist() == [220, 330, 300, 400]
+    united = landmarks_with((220, 330, 300, 400), FACE_BOX)[None]
+    assert np.array_equal(clip_masks(frames, (512, 512)), clip_masks(united, (512, 512)))
+    assert not np.array_equal(clip_masks(frames, (512, 512)), clip_masks(frames[:1], (512, 512)))
+
+
+def test_clip_masks_are_not_made_larger_and_follow_the_published_arithmetic():
+    points = landmarks_with(LIP_BOX, FACE_BOX)
+    masks = clip_masks(points[None], (512, 512))
+    assert masks.shape == (3, 64, 64)
+    assert masks.dtype == np.uint8
+    known = region_masks(points, (512, 512), (64, 64), 1, lip_expand=1.0, face_expand=1.0)
+    lip, expression, pose = (
+        np.round(255 * mask[0][0, 0].numpy()).astype(int) for mask in (known.lip, known.expression, known.pose)
+    )
+    assert np.array_equal(masks[0], lip)
+    assert np.array_equal(masks[1], expression)
+    assert 0 <= (masks[2] - pose).min() <= (masks[2] - pose).max() <= 1  # the portrait's is truncated
+    face = 255 - masks[2].astype(int)
+    assert np.array_equal(masks[1], np.maximum(face - masks[0], 0))

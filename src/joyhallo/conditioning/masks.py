@@ -50,6 +50,25 @@ def region_masks(
     return RegionMasks(lip=_pyramid(lip, sizes), expression=_pyramid(expression, sizes), pose=_pyramid(pose, sizes))
 
 
+def clip_masks(points: np.ndarray, picture_size: tuple[int, int]) -> np.ndarray:
+    """The masks that a whole clip is trained with: [3, 64, 64] uint8, lip, expression and pose.
+
+    `points` [F, K, 2 or 3] in pixels of frames of `picture_size` (height, width), which need not be square: the grid is. The
+    rectangles of all frames, not made larger, are united into the one around them, blurred and combined. Source: the published
+    data preparation (where, unlike for a portrait, `pose` is not truncated).
+    """
+    grid = (GRID_SIDE, GRID_SIDE)
+    lip = _blurred(clip_box(points, LIPS, picture_size), picture_size, grid, LIP_BLUR)
+    face = _blurred(clip_box(points, SILHOUETTE, picture_size), picture_size, grid, FACE_BLUR)
+    return np.stack([lip, cv2.subtract(face, lip), 255 - face])
+
+
+def clip_box(points: np.ndarray, ids: tuple[int, ...], picture_size: tuple[int, int]) -> np.ndarray:
+    """The rectangle [4] int32 x0, y0, x1, y1 around the points `ids` in all frames of `points` [F, K, 2 or 3]."""
+    boxes = np.stack([expanded_box(frame, ids, picture_size, 1.0) for frame in points])
+    return np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)]).astype(np.int32)
+
+
 def face_region(
     landmarks: np.ndarray,
     picture_size: tuple[int, int],
