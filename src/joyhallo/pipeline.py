@@ -21,13 +21,15 @@ from joyhallo.conditioning.speech import MelSpeech, SpeechFeatures, Wav2Vec2Spee
 from joyhallo.errors import UserError
 from joyhallo.media.image import read_image
 from joyhallo.models.conditions import AS_TRAINED, ClipInputs, RegionScale
-from joyhallo.models.latents import LatentSpace, decode_latents, downscale_factor, encode_pixels
+from joyhallo.models.latents import LatentSpace, decode_latents, downscale_factor, encode_pixels, to_frames
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.presets import Sampling
 from joyhallo.sampling.guidance import with_unconditional
 from joyhallo.sampling.noise import clip_noise
 from joyhallo.sampling.sampler import Velocity, guided_velocity, sample
 from joyhallo.video import Video
+from joyhallo.weights.lora import merge_lora
+from joyhallo.weights.pipeline_folder import load_components
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,16 @@ class JoyHalloPipeline(DiffusionPipeline):
         Raises:
             UserError: there are no such weights, or a tensor is missing, unknown or misshapen.
         """
-        from joyhallo.weights.pipeline_folder import load_components
-
         return cls(**load_components(source, torch_dtype))
+
+    def load_lora(self, path: str | Path, strength: float = 1.0) -> None:
+        """Add a LoRA file (`joyhallo train --lora`) to the weights for good; 1 is as strong as trained.
+
+        Raises:
+            UserError: the file is no LoRA, or one for other weights. Nothing changes then.
+        """
+        networks = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+        merge_lora(networks, Path(path).expanduser(), strength)
 
     def portrait(
         self, picture: str | Path | np.ndarray, size: tuple[int, int] | None = None, face_index: int | None = None
@@ -203,11 +212,6 @@ class JoyHalloPipeline(DiffusionPipeline):
             yield clip
 
 
-def to_frames(pixels: Tensor) -> np.ndarray:
-    """Pixels [N,3,H,W] in [-1,1] → frames [N,H,W,3] uint8."""
-    return (pixels.cpu() * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-
-
 class _Run:
     """What one video needs in every clip."""
 
@@ -284,14 +288,12 @@ class _Run:
         channels, height, width = self.portrait_latents.shape[1:]
         shape = (channels, self.sampling.clip_length, height, width)
         noise = clip_noise(self.options.seed, index, shape, self.sampling.shared_noise) * self.sampling.noise_scale
-        noise = noise.to(self.like["device"])
-        latents = noise
+        latents = noise = noise.to(self.like["device"])
         for step, latents in enumerate(sample(velocity, self.pipe.scheduler, self.num_steps, noise)):
             if not torch.isfinite(latents).all():
                 is_full = self.like["dtype"] == torch.float32
-                remedy = "a lower --guidance, or fetch the weights again"
-                if not is_full:
-                    remedy = "--dtype fp32, or with a lower --guidance"
+                remedy = "" if is_full else "--dtype fp32, or with "
+                remedy += "a lower --guidance" + (", or fetch the weights again" if is_full else "")
                 place = f"clip {index + 1} of {self.pipe.num_clips(self.speech)}"
                 found = f"{place}, step {step + 1} of {self.num_steps}: the latents are not finite"
                 raise UserError(f"{found} in {str(self.like['dtype']).removeprefix('torch.')}: run again with {remedy}")

@@ -23,7 +23,7 @@ from joyhallo.models.kernels import choose_linear_kernel, linear_kernel
 from joyhallo.output import PROVIDER, Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline, Options
 from joyhallo.weights.hub import FetchProgress, fetch, own_face_models
-from joyhallo.weights.pipeline_folder import find_folder
+from joyhallo.weights.pipeline_folder import find_folder, weights_stamp
 from joyhallo.weights.registry import IDENTITY_FILES, VOCALS_FILE
 
 PLAYABLE_PX = 4096  # what most decoders of H.264 take
@@ -37,6 +37,8 @@ class RenderRequest:
     speech: Path
     output: Path
     model: str = "mini"
+    lora: Path | None = None
+    lora_strength: float = 1.0
     steps: int | None = None
     guidance: float | None = None
     region_scale: RegionScale = AS_TRAINED
@@ -206,6 +208,8 @@ def load_pipeline(request: RenderRequest, clock: _Clock) -> JoyHalloPipeline:
         torch.set_num_threads(earlier.get("threads", torch.get_num_threads()))  # sums are split among threads
         choose_linear_kernel(earlier.get("linear_kernel", usual_linear_kernel()))
     pipe = JoyHalloPipeline.from_pretrained(request.model, torch_dtype=dtype.value).to(device)
+    if request.lora is not None:
+        pipe.load_lora(request.lora, request.lora_strength)
     clock.lap("loading")
     return pipe
 
@@ -255,6 +259,7 @@ def describe(request: RenderRequest, pipe: JoyHalloPipeline) -> dict[str, Any]:
         "portrait_sha256": sha256_of(request.portrait),
         "speech_sha256": sha256_of(request.speech),
         "weights": weights_stamp(find_folder(request.model)),
+        "lora": None if request.lora is None else [sha256_of(request.lora), request.lora_strength],
         "device": like.device.type,
         "dtype": dtype_name(like.dtype),
         "linear_kernel": linear_kernel().name,
@@ -264,12 +269,6 @@ def describe(request: RenderRequest, pipe: JoyHalloPipeline) -> dict[str, Any]:
         "separate_vocals": request.separate_vocals,
         **asdict(request.options()),
     }
-
-
-def weights_stamp(folder: Path) -> dict[str, list[int]]:
-    """Size and time of every weights file: enough to notice other weights without reading gigabytes."""
-    files = sorted(folder.rglob("*.safetensors"))
-    return {path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
 def sha256_of(path: Path) -> str:

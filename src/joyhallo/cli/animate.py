@@ -31,6 +31,10 @@ class Motion:
 
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "mini"
     "mini, a folder of weights, or a repository of the hub."
+    lora: Path | None = None
+    "A LoRA file to add to the weights, as `joyhallo train --lora` writes it."
+    lora_strength: float = 1.0
+    "How much of it is added; 1 is as trained."
     steps: int | None = None
     "Denoising steps of each clip; what the weights were made for by default."
     guidance: float | None = None
@@ -148,6 +152,8 @@ def build_request(paths: tuple[Path, Path, Path], motion: Motion, picture: Pictu
         speech=speech,
         output=output,
         model=motion.model,
+        lora=motion.lora,
+        lora_strength=motion.lora_strength,
         steps=motion.steps,
         guidance=motion.guidance,
         region_scale=RegionScale(motion.lip, motion.expression, motion.pose),
@@ -191,6 +197,12 @@ def check_numbers(motion: Motion, picture: Picture) -> None:
         raise UserError(f"--steps is {motion.steps}: give 1 to 1000 (40 is what the published weights use)")
     if motion.guidance is not None and not 0 <= motion.guidance <= 100:
         raise UserError(f"--guidance is {motion.guidance}: give 0 to 100 (3.5 is what the published weights use, 1 is off)")
+    if motion.lora is None and motion.lora_strength != 1:
+        raise UserError("--lora-strength has no place without --lora: give the file of adapters too")
+    if motion.lora is not None:
+        from joyhallo.media.files import require_file
+
+        require_file(motion.lora, "LoRA file", UserError)
     for name in ("lip", "expression", "pose"):
         scale = getattr(motion, name)
         if not (math.isfinite(scale) and 0 <= scale <= _LARGEST_SCALE):

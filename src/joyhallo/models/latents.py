@@ -6,6 +6,7 @@ Axes: N pictures, C channels, H and W the place.
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -28,6 +29,11 @@ def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = 4) -> Ten
         decoded = vae.decode(part)
         pictures.append((decoded.sample if isinstance(vae, AutoencoderKL) else decoded).float().clamp(-1, 1))
     return torch.cat(pictures)
+
+
+def to_frames(pixels: Tensor) -> np.ndarray:
+    """Pixels [N,3,H,W] in [-1,1] → frames [N,H,W,3] uint8."""
+    return (pixels.cpu() * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def downscale_factor(vae: nn.Module) -> int:

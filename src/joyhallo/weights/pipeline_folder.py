@@ -61,6 +61,12 @@ def find_folder(source: str | Path) -> Path:
         ) from error
 
 
+def weights_stamp(folder: Path) -> dict[str, list[int]]:
+    """Size and time of every weights file: enough to notice other weights without reading gigabytes."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
 def load_components(source: str | Path, dtype: torch.dtype) -> dict[str, Any]:
     """The arguments of `JoyHalloPipeline`: its components, loaded strictly, and its sampling fields.
 
