@@ -1,6 +1,8 @@
 """Small samples and datasets for tests: every frame can be told from every other, nothing is a real person."""
 
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,3 +69,14 @@ def make_dataset(folder: Path, num_samples: int = 3, max_bytes: float = 1e9, **c
     write_made_samples(folder / "work", [f"clip_{number}" for number in range(num_samples)], **changes)
     pack(folder / "work", folder / "dataset", max_bytes)
     return folder / "dataset"
+
+
+@contextmanager
+def nearly_full_disk(num_bytes: int) -> Iterator[None]:
+    """No file can grow beyond `num_bytes`: stands for a disk that is full, for all of this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,10 +1,7 @@
 """One sample: what is written is what is read, whole or not at all."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from joyhallo.data.frames import KEY_FRAME_EVERY
 from joyhallo.data.samples import Facts, SampleError, read_annotations, read_facts, write_sample
 from joyhallo.media.audio import read_speech
 from joyhallo.media.video import probe_video, read_frames
-from made_data import NUM_FRAMES, SIZE_PX, grey_of, made_annotations, made_facts, made_frames, made_portrait
+from made_data import NUM_FRAMES, SIZE_PX, grey_of, made_annotations, made_facts, made_frames, made_portrait, nearly_full_disk
 
 ARRAYS = ("points", "speech", "masks", "face_box", "face_embedding", "speech_features")
 
@@ -158,26 +155,10 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
         write_sample(tmp_path / "nowhere", made_facts(), made_annotations(), made_frames(), None)
 
 
-FULL_DISK = """
-import resource, sys
-sys.path.insert(0, sys.argv[2])
-from pathlib import Path
-from made_data import made_annotations, made_facts, made_frames, np, write_sample
-import av, safetensors
-noise = (np.random.default_rng(n).integers(0, 255, (64, 64, 3)).astype(np.uint8) for n in range(30))
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
-try:
-    write_sample(Path(sys.argv[1]), made_facts(), made_annotations(), noise, None)
-except ValueError as error:
-    print(error)
-"""
-
-
 @pytest.mark.parametrize("limit_bytes", [6_000, 120_000])
 def test_a_full_disk_leaves_nothing(tmp_path, limit_bytes):
-    """The limit of a file's size stands for the full disk: the first is hit by the film, the second by the arrays."""
-    tests = str(Path(__file__).parents[1])
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), tests, str(limit_bytes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "the disk is full" in done.stdout, done.stderr
+    """The first limit is hit by the film, the second by the arrays."""
+    noise = (np.random.default_rng(n).integers(0, 255, (64, 64, 3)).astype(np.uint8) for n in range(NUM_FRAMES))
+    with nearly_full_disk(limit_bytes), pytest.raises(SampleError, match="the disk is full"):
+        write_sample(tmp_path, made_facts(), made_annotations(), noise, None)
     assert names(tmp_path) == []

@@ -75,13 +75,17 @@ class Dataset:
 
     def portrait(self, i: int) -> np.ndarray | None:
         """The picture that a synthetic clip was made from, [S, S, 3] uint8; None for filmed clips."""
-        if "png" not in self._members[i]:
+        if not self.has_portrait(i):
             return None
         try:
             with Image.open(io.BytesIO(self._read(i, "png")), formats=["PNG"]) as picture:
                 return np.array(picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError) as problem:
             raise DatasetError(f"'{self._name(i, 'png')}' is no whole picture: prepare this sample again") from problem
+
+    def has_portrait(self, i: int) -> bool:
+        """Whether `portrait` would give one; reads nothing."""
+        return "png" in self._members[i]
 
     def content(self, i: int, suffix: str) -> bytes:
         """The bytes of one file of sample `i`, such as its mp4."""
