@@ -15,7 +15,16 @@ from joyhallo.data.dataset import Dataset
 from joyhallo.data.index import DatasetError, read_index
 from joyhallo.data.samples import SampleError
 from joyhallo.data.shards import pack
-from made_data import NUM_FRAMES, made_annotations, made_facts, made_frames, make_dataset, write_made_samples, write_sample
+from made_data import (
+    NUM_FRAMES,
+    made_annotations,
+    made_facts,
+    made_frames,
+    make_dataset,
+    nearly_full_disk,
+    write_made_samples,
+    write_sample,
+)
 
 SMALL_BYTES = 500_000  # two of the made samples in a tar
 
