@@ -54,13 +54,13 @@ def made_portrait(size_px: int = SIZE_PX) -> np.ndarray:
     return np.stack([rows * 3, columns * 3, rows + columns], axis=-1).astype(np.uint8)
 
 
-def write_made_samples(folder: Path, keys: list[str], **changes: object) -> None:
-    """Samples with every second one synthetic, which has a portrait."""
+def write_made_samples(folder: Path, keys: list[str], *, is_synthetic: bool = True, **changes: object) -> None:
+    """Samples that have a portrait when they are synthetic."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, key in enumerate(keys):
-        facts = made_facts(key, is_synthetic=seed % 2 == 1, **changes)
+        facts = made_facts(key, is_synthetic=is_synthetic, **changes)
         annotations = made_annotations(facts.num_frames, facts.size_px, seed)
-        portrait = made_portrait(facts.size_px) if facts.is_synthetic else None
+        portrait = made_portrait(facts.size_px) if is_synthetic else None
         write_sample(folder, facts, annotations, made_frames(facts.num_frames, facts.size_px, seed), portrait)
 
 

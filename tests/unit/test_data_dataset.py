@@ -47,7 +47,7 @@ def level_of(frames):
 def test_the_facts_are_there_without_a_tar(folder):
     dataset = Dataset(folder)
     assert len(dataset) == 3
-    assert dataset.facts == [made_facts(f"clip_{n}", is_synthetic=n == 1) for n in range(3)]
+    assert dataset.facts == [made_facts(f"clip_{n}", is_synthetic=True) for n in range(3)]
     assert [place.first for place in dataset.shards] == [0, 2]
 
 
@@ -89,8 +89,13 @@ def test_annotations_and_portraits(folder):
         read, written = dataset.annotations(i), made_annotations(seed=i)
         for name in ("points", "speech", "masks", "face_box", "face_embedding", "speech_features"):
             np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+        np.testing.assert_array_equal(dataset.portrait(i), made_portrait())
+
+
+def test_filmed_clips_have_no_portrait(tmp_path):
+    dataset = Dataset(make_dataset(tmp_path, 1, is_synthetic=False))
     assert dataset.portrait(0) is None
-    np.testing.assert_array_equal(dataset.portrait(1), made_portrait())
+    assert not dataset.has_portrait(0)
 
 
 def test_several_datasets_are_one(folder, tmp_path):

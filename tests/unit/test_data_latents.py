@@ -50,8 +50,13 @@ def test_frames_and_portraits_are_what_the_autoencoder_gives(dataset, tmp_path):
         torch.testing.assert_close(latents, expected, **TOLERANCE)
     with torch.no_grad():
         torch.testing.assert_close(cache.portrait(1), vae.encode(to_network(dataset.portrait(1)[None]))[0], **TOLERANCE)
+
+
+def test_filmed_clips_have_no_portrait(tmp_path):
+    filmed = Dataset(make_dataset(tmp_path, 1, is_synthetic=False))
+    cache = LatentCache.encode_dataset(filmed, patch_autoencoder())
     assert cache.portrait(0) is None
-    assert cache.portrait(2) is None
+    assert cache.frames(0, [2]).shape == (1, 4, 4, 4)
 
 
 def test_a_distribution_is_kept_and_drawn_from(dataset, tmp_path):
@@ -106,7 +111,7 @@ def test_a_run_that_was_stopped_goes_on_at_the_sample(dataset, tmp_path, num_los
     assert seen[0] == (30 if num_lost_bytes == 0 else 0)
     assert seen[-1] == 90
     assert files_of(stopped) == files_of(whole)
-    assert len(files_of(whole)) == 3
+    assert len(files_of(whole)) == 4
 
 
 def test_another_autoencoder_has_other_latents(dataset, tmp_path):

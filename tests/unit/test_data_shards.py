@@ -18,12 +18,9 @@ from joyhallo.data.shards import pack
 from made_data import (
     NUM_FRAMES,
     made_annotations,
-    made_facts,
-    made_frames,
     make_dataset,
     nearly_full_disk,
     write_made_samples,
-    write_sample,
 )
 
 SMALL_BYTES = 500_000  # two of the made samples in a tar
@@ -63,11 +60,7 @@ def test_pythons_tarfile_reads_the_tars(tmp_path):
     dataset = make_dataset(tmp_path, 3)
     with tarfile.open(dataset / "shards" / "000000.tar") as tar:
         names = tar.getnames()
-        assert names == [
-            "clip_0.mp4", "clip_0.safetensors", "clip_0.json",
-            "clip_1.mp4", "clip_1.safetensors", "clip_1.json", "clip_1.png",
-            "clip_2.mp4", "clip_2.safetensors", "clip_2.json",
-        ]  # fmt: skip
+        assert names == [f"clip_{number}.{suffix}" for number in range(3) for suffix in ("mp4", "safetensors", "json", "png")]
         for name in names:
             assert tar.extractfile(name).read() == (tmp_path / "work" / name).read_bytes()
         places = json.loads((dataset / "shards" / "000000.json").read_text())["members"]
@@ -82,7 +75,7 @@ def test_the_system_tar_reads_the_tars(tmp_path):
     dataset = make_dataset(tmp_path, 2)
     done = subprocess.run(["tar", "tf", dataset / "shards" / "000000.tar"], capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert len(done.stdout.split()) == 7
+    assert len(done.stdout.split()) == 8
 
 
 def test_webdataset_reads_the_tars(tmp_path):
@@ -94,16 +87,28 @@ def test_webdataset_reads_the_tars(tmp_path):
         assert json.loads(sample["json"])["speaker"] == "小明"
         np.testing.assert_array_equal(load(sample["safetensors"])["points"], made_annotations(seed=number).points)
         assert sample["mp4"] == (tmp_path / "work" / f"clip_{number}.mp4").read_bytes()
-        assert ("png" in sample) == (number == 1)
+        assert set(sample) >= {"mp4", "safetensors", "json", "png"}
 
 
 def test_the_datasets_library_reads_the_tars(tmp_path):
     datasets = pytest.importorskip("datasets")
     folder = make_dataset(tmp_path, 2)
-    stream = datasets.load_dataset(
-        "webdataset", data_files=[str(folder / "shards" / "000000.tar")], split="train", streaming=True
-    )
-    assert [sample["__key__"] for sample in stream] == ["clip_0", "clip_1"]
+    write_made_samples(tmp_path / "filmed", ["filmed_0"], is_synthetic=False)
+    pack(tmp_path / "filmed", folder)
+    tars = [str(folder / "shards" / name) for name in ("000000.tar", "000001.tar")]
+    stream = datasets.load_dataset("webdataset", data_files=tars, split="train", streaming=True)
+    assert [sample["__key__"] for sample in stream.decode(False)] == ["clip_0", "clip_1", "filmed_0"]
+
+
+def test_clips_with_and_without_a_portrait_are_never_in_one_tar(tmp_path):
+    """Libraries take the columns from the first samples and refuse a tar in which they differ."""
+    for number in range(4):
+        write_made_samples(tmp_path / "work", [f"clip_{number}"], is_synthetic=number % 2 == 1)
+    index = pack(tmp_path / "work", tmp_path / "dataset")
+    assert [shard.num_samples for shard in index.shards] == [2, 2]
+    assert keys_of(tmp_path / "dataset") == ["clip_1", "clip_3", "clip_0", "clip_2"]
+    dataset = Dataset(tmp_path / "dataset")
+    assert [dataset.has_portrait(i) for i in range(4)] == [True, True, False, False]
 
 
 def test_the_same_samples_are_the_same_bytes(tmp_path):
@@ -176,10 +181,7 @@ def test_nothing_to_pack_is_one_line(tmp_path):
 
 def test_two_sizes_in_one_dataset_are_refused(tmp_path):
     dataset = make_dataset(tmp_path, 1)
-    (tmp_path / "large").mkdir()
-    write_sample(
-        tmp_path / "large", made_facts("large", size_px=128), made_annotations(size_px=128), made_frames(size_px=128), None
-    )
+    write_made_samples(tmp_path / "large", ["large"], size_px=128)
     with pytest.raises(DatasetError, match="64 and 128 px"):
         pack(tmp_path / "large", dataset)
     assert keys_of(dataset) == ["clip_0"]
@@ -212,9 +214,7 @@ def test_facts_of_another_sample_are_one_line(tmp_path):
 def test_a_full_disk_keeps_what_is_packed_and_nothing_half_written(tmp_path):
     """The second tar does not fit."""
     write_made_samples(tmp_path / "work", ["a", "b"])
-    write_sample(
-        tmp_path / "work", made_facts("c", num_frames=90), made_annotations(90), made_frames(90), None
-    )  # three times as large
+    write_made_samples(tmp_path / "work", ["c"], num_frames=90)  # three times as large
     with nearly_full_disk(490_000), pytest.raises(DatasetError, match="the disk is full while writing the shard"):
         pack(tmp_path / "work", tmp_path / "dataset", SMALL_BYTES)
     assert keys_of(tmp_path / "dataset") == ["a", "b"]

@@ -1,8 +1,9 @@
 """Finished samples → the tars of a dataset, and the index that names them.
 
-A tar is plain POSIX (ustar) with the files of a sample one after the other, samples in the order of their keys: what WebDataset
-reads. Beside each tar lies a JSON file with the place of every file in it and the facts of its samples, so that opening a
-dataset reads no tar. Nothing in them depends on the time or the machine: the same samples are the same bytes.
+A tar is plain POSIX (ustar) with the files of a sample one after the other, samples in the order of their keys, all of them
+with the same files: what WebDataset reads. Beside each tar lies a JSON file with the place of every file in it and the facts
+of its samples, so that opening a dataset reads no tar. Nothing in them depends on the time or the machine: the same samples
+are the same bytes.
 """
 
 import hashlib
@@ -143,17 +144,23 @@ def _checked(index: Index | None, samples: list[_Sample], preset: str, work_fold
 
 
 def _parts(samples: list[_Sample], max_bytes: float) -> Iterator[list[_Sample]]:
-    """Samples in their order, as many at a time as a tar takes."""
-    part: list[_Sample] = []
-    total = 2 * _BLOCK  # the end of a tar
-    for sample in samples:
-        if part and total + sample.num_bytes > max_bytes:
+    """As many samples at a time as a tar takes, those with a portrait before those without, each in the order of their keys.
+
+    Both kinds are never in one tar: libraries that take the columns from the first samples would refuse it.
+    """
+    for has_portrait in (True, False):
+        part: list[_Sample] = []
+        total = 2 * _BLOCK  # the end of a tar
+        for sample in samples:
+            if (len(sample.paths) > len(REQUIRED)) != has_portrait:
+                continue
+            if part and total + sample.num_bytes > max_bytes:
+                yield part
+                part, total = [], 2 * _BLOCK
+            part.append(sample)
+            total += sample.num_bytes
+        if part:
             yield part
-            part, total = [], 2 * _BLOCK
-        part.append(sample)
-        total += sample.num_bytes
-    if part:
-        yield part
 
 
 def _write_shard(samples: list[_Sample], folder: Path, number: int) -> ShardEntry:
