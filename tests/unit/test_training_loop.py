@@ -1,152 +1,191 @@
-"""The loop: the same run however it is cut, skipped steps, the moving average, the learning rate."""
+"""The loop: the same run however it is cut or portioned, skipped steps, the moving average, the learning rate, checkpoints."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from joyhallo.training.loop import Schedule, step_generator, train
-from joyhallo.training.state import CHECKPOINT, TrainingState
+from joyhallo.data.randomness import stream
+from joyhallo.errors import UserError
+from joyhallo.training.distributed import Processes
+from joyhallo.training.loop import Loop, Work
+from joyhallo.training.optimizers import available_optimizer, build_optimizer
+from joyhallo.training.schedule import Schedule
+from joyhallo.training.state import TrainingState, checkpoints
+
+ALONE = Processes(torch.device("cpu"))
 
 
 class Toy(nn.Module):
-    """A linear map beside a batch normalisation, whose buffers belong to the state too, one of them a counter."""
+    """A linear map; one parameter is frozen, one is not used."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(3)
+        torch.manual_seed(0)
         self.linear = nn.Linear(3, 2)
+        self.unused = nn.Parameter(torch.ones(2))
         self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.norm(x)) * self.frozen
+        return self.linear(x) * self.frozen
 
 
-def toy() -> Toy:
-    torch.manual_seed(0)
-    return Toy()
+def read(numbers: list[int]) -> torch.Tensor:
+    """Inputs [B,3] and noise of their targets [B,2]."""
+    rows = np.stack([stream(7, "pick", number).standard_normal(5) for number in numbers])
+    return torch.from_numpy(rows.astype(np.float32))
 
 
-def batch_for(generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(64, 3, generator=generator)
-
-
-def loss_for(model: nn.Module):
-    def loss_of(batch, generator):
-        target = batch[:, :2].flip(1) + 0.1 * torch.randn(64, 2, generator=generator)
-        return (model(batch) - target).square().mean(1)
-
-    return loss_of
+def losses_of(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    target = rows[:, :2].flip(1) + 0.1 * rows[:, 3:]
+    return (model(rows[:, :3]) - target).square().mean(1)
 
 
 def schedule(num_steps: int = 6, **changes: object) -> Schedule:
-    return Schedule(**({"num_steps": num_steps, "learning_rate": 0.05, "warmup_steps": 2, "save_every_s": -1.0} | changes))
+    return Schedule(**({"num_steps": num_steps, "learning_rate": 0.05, "warmup_steps": 2} | changes))
 
 
-def run(folder, seed: int = 42, stop_at: int | None = None, **changes: object) -> TrainingState:
-    """A run; `stop_at` kills it in the middle of that step."""
-    model, calls = toy(), 0
-
-    def drawn(generator):
-        nonlocal calls
-        calls += 1
-        if calls - 1 == stop_at:
-            raise KeyboardInterrupt
-        return batch_for(generator)
-
-    return train({"toy": model}, drawn, loss_for(model), schedule(**changes), folder, seed)
+def make(num_at_once: int = 8, losses=losses_of, load=read, **changes: object) -> Loop:
+    model = Toy()
+    plan = schedule(**changes)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    state = TrainingState(trained, build_optimizer(trained.values(), plan, ALONE.device), plan.ema_decay)
+    work = Work(load, lambda rows: losses(model, rows), 8, num_at_once)
+    return Loop(work, model, state, plan, ALONE)
 
 
-def everything(state: TrainingState) -> list[torch.Tensor]:
-    tensors = [*state.modules["toy"].state_dict().values(), *state.averages["toy"].values()]
-    for slots in state.optimizer.state_dict()["state"].values():
-        tensors += [slot for slot in slots.values() if isinstance(slot, torch.Tensor)]
-    return tensors
+def everything(state: TrainingState) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in state.content().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
-def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, stop_at):
-    whole = run(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", stop_at=stop_at)
-    cut = run(tmp_path / "cut")
-    assert cut.step == whole.step == 6
-    for a, b in zip(everything(whole), everything(cut), strict=True):
-        assert torch.equal(a, b)
+def test_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path, stop_at):
+    whole = make()
+    reports = list(whole)
+    cut = make()
+    for report in cut:
+        assert report.loss == reports[report.step - 1].loss
+        if report.step == stop_at:
+            cut.state.save(tmp_path, 2, ALONE)
+            break
+    again = make()
+    assert again.state.resume(tmp_path, ALONE)
+    assert again.state.step == stop_at
+    assert [report.loss for report in again] == [report.loss for report in reports[stop_at:]]
+    assert same(everything(again.state), everything(whole.state))
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_portions_change_nothing_but_rounding():
+    whole, portioned = list(make(8)), list(make(2))
+    assert [r.loss for r in portioned] == pytest.approx([r.loss for r in whole], rel=1e-5)
+    assert [r.grad_norm for r in portioned] == pytest.approx([r.grad_norm for r in whole], rel=1e-5)
+
+
+def test_processes_share_the_samples_that_one_would_compute():
+    def numbers(count: int, at_once: int) -> list[int]:
+        loops = []
+        for rank in range(count):
+            loop = make(at_once)
+            loop.processes = Processes(torch.device("cpu"), rank, count)
+            loop.num_portions = loop.work.num_portions(loop.processes)
+            loops.append(loop)
+        return sorted(n for loop in loops for portion in range(loop.num_portions) for n in loop.numbers(3, portion))
+
+    assert numbers(1, 8) == numbers(1, 2) == numbers(2, 2) == numbers(4, 2) == list(range(24, 32))
+    with pytest.raises(UserError, match="3 processes with 2 at once"):
+        numbers(3, 2)
+
+
 def test_a_finished_run_trains_no_further(tmp_path):
-    first = run(tmp_path)
-    again = run(tmp_path, stop_at=0)  # a single draw would stop it
-    assert all(torch.equal(a, b) for a, b in zip(everything(first), everything(again), strict=True))
+    loop = make()
+    list(loop)
+    loop.state.save(tmp_path, 1, ALONE)
+    again = make()
+    again.state.resume(tmp_path, ALONE)
+    assert list(again) == []
 
 
-def test_the_seed_and_the_step_decide_what_is_drawn(tmp_path):
-    drawn = {(seed, step): batch_for(step_generator(seed, step)).sum().item() for seed in (0, 1, 42) for step in range(4)}
-    assert len(set(drawn.values())) == len(drawn)
-    assert batch_for(step_generator(1, 3)).sum().item() == drawn[1, 3]
-    one, other = run(tmp_path / "one", seed=1), run(tmp_path / "other", seed=2)
-    assert not torch.equal(one.modules["toy"].linear.weight, other.modules["toy"].linear.weight)
-
-
-def test_it_learns_and_leaves_frozen_parameters_alone(tmp_path):
-    model = toy()
-    held_out = batch_for(torch.Generator().manual_seed(99))
-    before = loss_for(model)(held_out, torch.Generator().manual_seed(1)).mean().item()
-    train({"toy": model}, batch_for, loss_for(model), schedule(150, save_every_s=1e9), tmp_path)
-    assert loss_for(model)(held_out, torch.Generator().manual_seed(1)).mean().item() < 0.3 * before
-    assert model.frozen.tolist() == [1.0, 1.0]
+def test_it_learns_and_leaves_other_parameters_alone():
+    loop = make(num_steps=150)
+    reports = list(loop)
+    assert sum(r.loss for r in reports[-10:]) < 0.3 * sum(r.loss for r in reports[:10])
+    assert loop.trainee.frozen.tolist() == [1.0, 1.0]
+    assert loop.trainee.unused.tolist() == [1.0, 1.0]  # no gradient, no step, no decay
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
-def test_steps_that_are_not_finite_are_skipped_and_said(tmp_path, caplog, poison):
-    model, calls = toy().eval(), 0  # in evaluation mode, so that only the optimiser changes the weights
-    before = model.linear.weight.clone()
+def test_steps_that_are_not_finite_are_skipped_and_said(caplog, poison):
+    calls = 0
 
-    def poisoned(batch, generator):
+    def poisoned(model, rows):
         nonlocal calls
         calls += 1
-        loss = loss_for(model)(batch, generator)
+        loss = losses_of(model, rows)
         if calls <= 2:
             return loss * math.nan if poison == "loss" else loss + (model.linear.weight.sum() * 0).sqrt()
         return loss
 
-    def stopping(generator):
-        if calls == 2:
-            assert torch.equal(model.linear.weight, before)
-        return batch_for(generator)
+    loop = make(losses=poisoned, num_steps=4)
+    before = loop.trainee.linear.weight.detach().clone()
+    steps = iter(loop)
+    for _ in range(2):
+        assert next(steps).is_skipped
+        assert torch.equal(loop.trainee.linear.weight, before)
+    assert [report.is_skipped for report in steps] == [False, False]
+    assert [r.message.split(":")[0] for r in caplog.records if "skipped" in r.message] == ["step 1 skipped", "step 2 skipped"]
+    assert all(tensor.isfinite().all() for tensor in everything(loop.state).values())
+    assert not torch.equal(loop.trainee.linear.weight, before)
 
-    state = train({"toy": model}, stopping, poisoned, schedule(4), tmp_path)
-    assert [record.message.split(":")[0] for record in caplog.records if "skipped" in record.message] == [
-        "step 0 skipped",
-        "step 1 skipped",
-    ]
-    assert state.step == 4
-    assert all(tensor.isfinite().all() for tensor in everything(state))
-    assert not torch.equal(model.linear.weight, before)
+
+def test_a_run_that_only_makes_bad_numbers_gives_up():
+    loop = make(losses=lambda model, rows: losses_of(model, rows) * math.nan, num_steps=50, max_bad_steps=3)
+    with pytest.raises(UserError, match=r"3 steps in a row, up to step 3.*learning_rate"):
+        list(loop)
+
+
+def test_a_faulty_reading_is_not_swallowed():
+    def load(numbers):
+        if numbers[0] == 16:
+            raise UserError("the tar is damaged")
+        return read(numbers)
+
+    with pytest.raises(UserError, match="the tar is damaged"):
+        list(make(load=load))
+
+
+def test_asked_to_stop_it_ends_after_the_step():
+    loop = make()
+    for report in loop:
+        if report.step == 2:
+            loop.wants_stop = True
+    assert loop.state.step == 3
 
 
 def test_the_moving_average_by_hand():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(1.0)
-    state = TrainingState({"m": model}, torch.optim.AdamW(model.parameters()), ema_decay=0.5)
+    state = TrainingState({"m.weight": model.weight}, torch.optim.AdamW(model.parameters()), ema_decay=0.5)
     model.weight.data.fill_(11.0)
     state.average()  # the first step: 1/10 of the old, whatever the decay allows
-    assert state.averages["m"]["weight"].item() == pytest.approx(10.0)
+    assert state.handed_out()["m.weight"].item() == pytest.approx(10.0)
     state.step = 1000
     state.average()  # later the decay itself
-    assert state.averages["m"]["weight"].item() == pytest.approx(10.5)
+    assert state.handed_out()["m.weight"].item() == pytest.approx(10.5)
     assert model.weight.item() == 11.0
-    state.load_averages()
-    assert model.weight.item() == pytest.approx(10.5)
 
 
-def test_counters_are_copied_into_the_average(tmp_path):
-    state = run(tmp_path)
-    assert state.averages["toy"]["norm.num_batches_tracked"].item() == 6
-    assert state.averages["toy"]["norm.num_batches_tracked"].dtype == torch.int64
+def test_without_an_average_the_weights_are_handed_out():
+    model = nn.Linear(1, 1)
+    state = TrainingState({"m": model.weight}, torch.optim.AdamW(model.parameters()), ema_decay=0.0)
+    state.average()
+    assert state.handed_out()["m"] is model.weight
 
 
 def test_the_learning_rate_by_hand():
@@ -158,11 +197,38 @@ def test_the_learning_rate_by_hand():
     assert {constant.rate(step) for step in range(100)} == {1e-5}
 
 
+def test_the_last_checkpoints_are_kept_and_unfinished_ones_ignored(tmp_path):
+    loop = make()
+    (tmp_path / ".step_00000009.partial").mkdir(parents=True)
+    for report in loop:
+        loop.state.save(tmp_path, 2, ALONE)
+        assert report.step == loop.state.step
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_00000005", "step_00000006"]
+    assert not list(tmp_path.glob(".step_*"))
+
+
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
-    run(tmp_path)
-    assert (tmp_path / CHECKPOINT).is_file()
+    loop = make()
+    next(iter(loop))
+    loop.state.save(tmp_path, 1, ALONE)
     other = nn.Linear(3, 2)
-    state = TrainingState({"toy": other}, torch.optim.AdamW(other.parameters()), 0.9)
-    with pytest.raises(RuntimeError, match="norm"):
-        state.resume(tmp_path)
-    assert not state.resume(tmp_path / "nothing")
+    state = TrainingState({"toy": other.weight}, torch.optim.AdamW(other.parameters()), 0.9)
+    with pytest.raises(UserError, match="other networks"):
+        state.resume(tmp_path, ALONE)
+    assert not state.resume(tmp_path / "nothing", ALONE)
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    loop = make()
+    next(iter(loop))
+    folder = loop.state.save(tmp_path, 1, ALONE)
+    (folder / ".metadata").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be read"):
+        make().state.resume(tmp_path, ALONE)
+
+
+def test_eight_bits_fall_back_with_a_word(caplog):
+    caplog.set_level("INFO")
+    assert available_optimizer(schedule(optimizer="adamw8bit"), ALONE) == "adamw"
+    assert "instead of 8" in caplog.text
+    assert available_optimizer(schedule(), ALONE) == "adamw"

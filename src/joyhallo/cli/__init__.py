@@ -36,7 +36,9 @@ app = App(
 )
 _COMMANDS = {
     "animate": ("joyhallo.cli.animate:animate", "Make the portrait speak: one picture, one recording, one mp4."),
+    "train": ("joyhallo.cli.train:train", "Train the networks on prepared clips: stage1 on pictures, stage2 on clips."),
     "models": ("joyhallo.cli.models:app", "List, fetch, convert and check weights."),
+    "evaluate": ("joyhallo.cli.evaluate:evaluate", "Measure finished videos: the paper's columns, lip sync, visemes."),
     "verify": ("joyhallo.cli.verify:verify", "Say what marks of AI content a file carries."),
     "doctor": ("joyhallo.cli.doctor:doctor", "Say what is installed, what is missing, and what mends it."),
     "bench": ("joyhallo.cli.bench:bench", "Measure this machine: time per step and per second of video."),

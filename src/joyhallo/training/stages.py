@@ -1,33 +1,26 @@
 """The training objective: a batch in, a loss per sample out.
 
-Velocity prediction with zero terminal SNR, offset noise and min-SNR weights (the published objective, weighted per sample as
-in its stage 1). The loop that calls it knows nothing of it.
+Velocity prediction with zero terminal SNR, offset noise and min-SNR weights, as published; every habit of the published
+scripts that changes the numbers is an option. The loop that calls it knows nothing of it.
 
-Axes: B samples, F frames, P past frames, K frames of a speech window, C channels, H and W the latent place.
+Axes: B samples, F frames, P past frames, C channels, H and W the latent place.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from joyhallo.models.conditions import ClipInputs, ReferenceFeatures, RegionMasks
+from joyhallo.data.batches import Batch
+from joyhallo.data.randomness import stream
+from joyhallo.models.conditions import ClipInputs, ReferenceFeatures
 from joyhallo.models.networks import Networks
 from joyhallo.sampling.schedule import training_schedule
 
 NUM_TIMESTEPS = 1000
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Clips with their conditions; every sample has its own portrait."""
-
-    latents: Tensor  # [B,C,F,H,W] in the form the denoising network predicts
-    reference_latents: Tensor  # [B,1+P,C,H,W] the portrait, then the past frames
-    face_embedding: Tensor  # [B,E]
-    audio_window: Tensor | None  # [B,F,K,blocks,channels]
-    face_region: Tensor  # [B,3,height,width] in {0,1}
-    masks: RegionMasks
 
 
 @dataclass(frozen=True)
@@ -37,11 +30,24 @@ class Objective:
     noise_offset: float = 0.05
     shared_noise: float = 0.0  # part of the noise's variance that all frames of a clip have in common
     snr_gamma: float = 5.0  # 0: no min-SNR weights
+    reduction: Literal["per_sample", "published"] = "per_sample"  # "published": the mean error times the mean weight
     portrait_dropout: float = 0.05
     audio_dropout: float = 0.05
-    start_dropout: float = 0.05  # the past frames become the portrait, as in a video's first clip
+    start_dropout: float = 0.05  # the past frames are what stands before a video's first clip
+    coins: Literal["per_sample", "per_batch"] = "per_sample"  # "per_batch": all samples computed at once drop the same
+    drops_face: bool = False  # whoever does not see the portrait has no face embedding either
     lip_weight: float = 0.0  # how much more an error counts inside the lip mask
     still: bool = False  # F independent pictures with a timestep each; the motion modules do not run
+
+
+@dataclass(frozen=True)
+class Coins:
+    """Which conditions the samples of a batch go without; those who do not see their portrait stand first."""
+
+    numbers: tuple[int, ...]  # of the samples, counted over the whole run
+    num_blind: int
+    deaf: Tensor  # [B] bool: hears nothing
+    starts: Tensor  # [B] bool: has no past
 
 
 @dataclass(frozen=True)
@@ -55,27 +61,37 @@ class Draws:
     starts: Tensor  # [B] bool: has no past
 
 
-def draw(batch: Batch, objective: Objective, generator: torch.Generator) -> Draws:
-    """Draw timesteps, noise and dropped conditions on the CPU, so that a seed means the same everywhere."""
-    num_samples, channels, num_frames, height, width = batch.latents.shape
-    noise = torch.randn(batch.latents.shape, generator=generator)
-    if objective.shared_noise:
-        common = torch.randn((num_samples, channels, 1, height, width), generator=generator)
-        noise = objective.shared_noise**0.5 * common + (1 - objective.shared_noise) ** 0.5 * noise
-    offset = torch.randn((num_samples, channels, 1, 1, 1), generator=generator)
-    coins = torch.rand((3, num_samples), generator=generator)
-    shape = (num_samples, num_frames) if objective.still else (num_samples,)
-    return Draws(
-        timesteps=torch.randint(NUM_TIMESTEPS, shape, generator=generator),
-        noise=noise + objective.noise_offset * offset,
-        num_blind=int((coins[0] < objective.portrait_dropout).sum()),  # samples are exchangeable: blind ones go first
-        deaf=coins[1] < objective.audio_dropout,
-        starts=coins[2] < objective.start_dropout,
-    )
+def toss(numbers: Sequence[int], objective: Objective, seed: int) -> Coins:
+    """Decide for samples what they go without, and order them; a sample's coins are its own, or its batch's."""
+    thresholds = np.array([objective.portrait_dropout, objective.audio_dropout, objective.start_dropout])
+    owners = [numbers[0]] * len(numbers) if objective.coins == "per_batch" else numbers
+    drops = np.array([stream(seed, "coins", owner).random(3) < thresholds for owner in owners])  # [B,3]
+    order = np.argsort(~drops[:, 0], kind="stable")
+    deaf, starts = (torch.from_numpy(drops[order, column]) for column in (1, 2))
+    return Coins(tuple(numbers[i] for i in order), int(drops[:, 0].sum()), deaf, starts)
 
 
-def velocity_loss(networks: Networks, batch: Batch, objective: Objective, draws: Draws) -> Tensor:
-    """The weighted squared error of the predicted velocity, per sample [B]."""
+def draw(coins: Coins, shape: Sequence[int], objective: Objective, seed: int) -> Draws:
+    """Timesteps and noise of the samples; `shape` [C,F,H,W]. On the CPU, so that a seed means the same everywhere."""
+    timesteps, noise = [], []
+    channels, num_frames, height, width = shape
+    for number in coins.numbers:
+        random = stream(seed, "noise", number)
+        timesteps.append(random.integers(NUM_TIMESTEPS, size=num_frames if objective.still else ()))
+        own = random.standard_normal((channels, num_frames, height, width), np.float32)
+        if objective.shared_noise:
+            common = random.standard_normal((channels, 1, height, width), np.float32)
+            own = objective.shared_noise**0.5 * common + (1 - objective.shared_noise) ** 0.5 * own
+        noise.append(own + np.float32(objective.noise_offset) * random.standard_normal((channels, 1, 1, 1), np.float32))
+    steps = torch.from_numpy(np.stack(timesteps).astype(np.int64))
+    return Draws(steps, torch.from_numpy(np.stack(noise).astype(np.float32)), coins.num_blind, coins.deaf, coins.starts)
+
+
+def velocity_loss(networks: Networks, batch: Batch, objective: Objective, draws: Draws, checkpointing: bool = False) -> Tensor:
+    """The weighted squared error of the predicted velocity, per sample [B]; a step minimises the mean.
+
+    With the published reduction every sample has the mean error of all, times its own weight.
+    """
     latents = batch.latents
     alphas = training_schedule().alphas_cumprod.to(latents)
     signal = alphas[draws.timesteps.to(latents.device)].reshape(len(latents), 1, -1, 1, 1)  # one per clip, or per still frame
@@ -85,12 +101,16 @@ def velocity_loss(networks: Networks, batch: Batch, objective: Objective, draws:
     # PyTorch 2.13 on the CPU crashes in the backward pass of a channels_last group normalisation that trains on an input
     # without gradient: the first audio module behind frozen convolutions. Asking for one here costs a few convolutions.
     noisy.requires_grad_(torch.is_grad_enabled())
-    conditioning = networks.denoising_network.condition(clip_inputs(networks, batch, objective, draws))
-    predicted = networks.denoising_network(noisy, draws.timesteps.flatten().to(latents.device), conditioning)
-    error = (predicted.float() - target.float()) ** 2 * min_snr_weight(signal.float(), objective.snr_gamma)
+    saving = {"checkpointing": True} if checkpointing else {}
+    conditioning = networks.denoising_network.condition(clip_inputs(networks, batch, objective, draws, checkpointing), **saving)
+    predicted = networks.denoising_network(noisy, draws.timesteps.flatten().to(latents.device), conditioning, **saving)
+    error = (predicted.float() - target.float()) ** 2
+    weight = min_snr_weight(signal.float(), objective.snr_gamma)
     if objective.lip_weight:
         error = error * (1 + objective.lip_weight * batch.masks.lip[0][:, None])
-    return error.mean(dim=(1, 2, 3, 4))
+    if objective.reduction == "published":
+        return error.mean() * weight.mean(dim=(1, 2, 3, 4))
+    return (error * weight).mean(dim=(1, 2, 3, 4))
 
 
 def min_snr_weight(signal: Tensor, gamma: float) -> Tensor:
@@ -101,29 +121,41 @@ def min_snr_weight(signal: Tensor, gamma: float) -> Tensor:
     return snr.clamp(max=gamma) / snr
 
 
-def clip_inputs(networks: Networks, batch: Batch, objective: Objective, draws: Draws) -> ClipInputs:
+def clip_inputs(
+    networks: Networks, batch: Batch, objective: Objective, draws: Draws, checkpointing: bool = False
+) -> ClipInputs:
     """The batch's conditions with the drawn ones left out."""
-    face_tokens = networks.face_projector(batch.face_embedding)
-    references = batch.reference_latents
-    portrait = references[:, :1]
-    starts = draws.starts.to(references.device)[:, None, None, None, None]
-    references = torch.cat([portrait, torch.where(starts, portrait, references[:, 1:])], dim=1)
-    features = networks.reference_network(references, face_tokens)
+    embedding = batch.face_embedding
+    if objective.drops_face and draws.num_blind:
+        embedding = torch.cat([torch.zeros_like(embedding[: draws.num_blind]), embedding[draws.num_blind :]])
+    face_tokens = networks.face_projector(embedding)
     audio_tokens = None
     if batch.audio_window is not None:
         audio_tokens = networks.audio_projector(batch.audio_window)
         audio_tokens = audio_tokens * ~draws.deaf.to(audio_tokens.device)[:, None, None, None]
+    is_blind = draws.num_blind == len(batch.latents) and objective.coins == "per_batch"
     takes_portrait = networks.denoising_network.config["portrait_in_input"]
     return ClipInputs(
-        reference=blinded(features, draws.num_blind),
+        # A whole batch that is blind has no reference at all, as published: four frames of zeros stand for the past.
+        reference=None if is_blind else see(networks, batch, draws, face_tokens, checkpointing),
         face_tokens=face_tokens,
         audio_tokens=audio_tokens,
         location=networks.face_locator(batch.face_region),
         masks=batch.masks,
-        portrait_latents=portrait[:, 0] if takes_portrait else None,
-        num_blind=draws.num_blind,
+        portrait_latents=batch.reference_latents[:, 0] if takes_portrait else None,
+        num_blind=0 if is_blind else draws.num_blind,
         still=objective.still,
     )
+
+
+def see(networks: Networks, batch: Batch, draws: Draws, face_tokens: Tensor, checkpointing: bool = False) -> ReferenceFeatures:
+    """What the reference network makes of the portraits and the past frames; zeros for the blind samples."""
+    portrait, past = batch.reference_latents[:, :1], batch.reference_latents[:, 1:]
+    before = portrait if batch.start_latents is None else batch.start_latents
+    starts = draws.starts.to(portrait.device)[:, None, None, None, None]
+    references = torch.cat([portrait, torch.where(starts, before, past)], dim=1)
+    saving = {"checkpointing": True} if checkpointing else {}
+    return blinded(networks.reference_network(references, face_tokens, **saving), draws.num_blind)
 
 
 def blinded(features: ReferenceFeatures, num_blind: int) -> ReferenceFeatures:
