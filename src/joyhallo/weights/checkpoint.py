@@ -26,6 +26,7 @@ __all__ = [
     "check_fits",
     "load_strict",
     "open_tensors",
+    "put_tensor",
     "save_tensors",
     "today_name",
     "write_tensors",
@@ -76,7 +77,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torc
         tensor = tensors[name]
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
-        _assign(module, ours, tensor)
+        put_tensor(module, ours, tensor)
 
 
 def build_and_load(build: Callable[[], ModuleT], tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> ModuleT:
@@ -116,7 +117,8 @@ def _with_nearest(name: str, known: list[str]) -> str:
     return f"{name} (the nearest known one is {near[0]})" if near else name
 
 
-def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+def put_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Let a parameter or buffer be this tensor, which is not copied; whether it trains stays."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     if leaf in owner._parameters:

@@ -17,6 +17,7 @@ from torch import nn
 from joyhallo import presets
 from joyhallo.weights import hub
 from joyhallo.weights.checkpoint import check_fits, today_name
+from joyhallo.weights.companions import encoder_names
 from joyhallo.weights.hub import FetchProgress, OnFetch
 from joyhallo.weights.keymaps import KEYMAPS
 from joyhallo.weights.tensor_files import CheckpointError, TensorEntry, TensorFile, open_tensors, write_tensors
@@ -235,14 +236,8 @@ def _write_speech_encoder(config: Path, weights: Path, folder: Path, plan: _Plan
     with torch.device("meta"):
         module = Wav2Vec2Model(Wav2Vec2Config.from_dict(_read_json(config)))
     tensors = open_tensors(weights)
-    has_prefix = any(name.startswith("wav2vec2.") for name in tensors)
-
-    def rename(name: str) -> str | None:
-        if not has_prefix:
-            return today_name(name)
-        return today_name(name.removeprefix("wav2vec2.")) if name.startswith("wav2vec2.") else None
-
-    return _write_foreign(module, tensors, rename, folder, plan)
+    names = encoder_names(tensors)
+    return _write_foreign(module, tensors, names.get, folder, plan)
 
 
 def _write_foreign(
