@@ -88,10 +88,8 @@ def open_film(path: str | Path, *, speech: str | Path | None = None, face_mesh: 
     info = probe_video(path)
     if info.num_frames < 2 or info.fps <= 0:
         raise VideoError(f"the video '{path}' has {info.num_frames} frame: at least 2 are needed to evaluate it")
-    if speech is not None:
-        sound = read_speech(speech, SPEECH_RATE_HZ)
-    else:
-        sound = _own_speech(path) if info.has_audio else None
+    own = _own_speech if info.has_audio else _no_speech
+    sound = own(path) if speech is None else read_speech(speech, SPEECH_RATE_HZ)
     return Film(path, info.fps, info.num_frames, (info.height, info.width), sound, face_mesh)
 
 
@@ -105,3 +103,7 @@ def _own_speech(path: Path) -> np.ndarray:
         ]
     lead = round((starts[0] - starts[1]) * SPEECH_RATE_HZ)
     return np.pad(sound, (lead, 0)) if lead > 0 else sound[-lead:]
+
+
+def _no_speech(_: Path) -> None:
+    return None

@@ -1,0 +1,190 @@
+"""The report as one HTML file that needs nothing else: tables, frames and curves."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from joyhallo.errors import UserError
+from joyhallo.evaluation.columns import ALWAYS, MANDARIN, PAPER, Column, columns_of
+from joyhallo.evaluation.corpus import Difference, measure_names
+from joyhallo.evaluation.curves import Line, draw
+from joyhallo.evaluation.report import Report
+from joyhallo.evaluation.suite import FilmReport
+from joyhallo.evaluation.viseme_scores import SEEN, VisemeScores
+from joyhallo.media.files import written_whole
+
+_MAX_DETAILED = 40  # films that get frames and curves; the tables hold all of them
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1c2330;--soft:#68707f;--rule:#d9dde4;--paper:#fff;
+--a:#1f6feb;--b:#d9730d;--good:#137a3f;--bad:#b3261e}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#9aa3b2;--rule:#333b48;--paper:#12161d;
+--a:#6ea8ff;--b:#f0a35e;--good:#5fce8d;--bad:#ff8a80}}
+body{margin:0 auto;max-width:1180px;padding:24px;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+h1{font-size:1.5em;margin:0}h2{font-size:1.15em;margin:2em 0 .4em}h3{font-size:1em;margin:1.8em 0 .3em}
+p,.soft{color:var(--soft)}.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}th{font-weight:600}
+th,td{padding:4px 12px 4px 0;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
+th:first-child,td:first-child{text-align:left}
+td.note{white-space:normal;text-align:left;color:var(--soft);max-width:46em}
+td.cell{text-align:center;min-width:4.5em;background:color-mix(in srgb,var(--a) var(--share),transparent)}
+.good{color:var(--good)}.bad{color:var(--bad)}.key-a{color:var(--a)}.key-b{color:var(--b)}
+.frames{display:flex;gap:4px;flex-wrap:wrap}.frames img{height:132px;border-radius:4px}
+.curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(420px,1fr));gap:6px 24px}
+figure{margin:8px 0}figcaption{font-size:.87em}
+svg{width:100%;height:auto}svg text{font-size:10px;fill:var(--soft)}.axis{fill:none;stroke:var(--rule)}
+.line{fill:none;stroke-width:1.4;stroke-linejoin:round}.line.a{stroke:var(--a)}.line.b{stroke:var(--b)}
+"""
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Write the page, whole or not at all.
+
+    Raises
+    ------
+    UserError : the folder is missing or cannot be written.
+    """
+    with written_whole(path, "page", UserError) as temporary:
+        temporary.write_text(page_of(report), encoding="utf-8")
+
+
+def page_of(report: Report) -> str:
+    """The page's text."""
+    count = len(report.films)
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width,initial-scale=1">',
+        f"<title>Evaluation of {escape(report.title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{escape(report.title)}</h1>",
+        f"<p>{count} video{'s' if count != 1 else ''}, {sum(film.num_frames for film in report.films)} frames</p>",
+        _means(report),
+    ]
+    if report.differences:
+        parts.append(_differences(report.differences, report.title, report.against_title))
+    if report.visemes is not None:
+        parts.append(_visemes(report.visemes))
+    if count > 1:
+        parts.append(_all_films(report))
+    parts += [_film(film) for film in report.films[:_MAX_DETAILED]]
+    if count > _MAX_DETAILED:
+        parts.append(f"<p>Frames and curves of the first {_MAX_DETAILED} videos are shown.</p>")
+    return "\n".join([*parts, "</body></html>"])
+
+
+def _means(report: Report) -> str:
+    """One row per column: the mean over films and what it means."""
+    rows = []
+    for column in columns_of(measure_names(report.films)):
+        summary = report.summary(column.name)
+        if summary.value is None:
+            rows.append(_row(column.heading, "–", "", summary.note))
+        else:
+            held = "" if summary.num_films == len(report.films) else f"{summary.num_films} of {len(report.films)} videos"
+            rows.append(_row(column.heading, _text(column, summary.value), held, column.meaning))
+    head = "<tr><th>Measure</th><th>Mean</th><th></th><th></th></tr>"
+    return f'<h2>Means</h2><div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+
+
+def _row(title: str, value: str, held: str, note: str) -> str:
+    return f'<tr><td>{escape(title)}</td><td>{value}</td><td>{held}</td><td class="note">{escape(note)}</td></tr>'
+
+
+def _differences(differences: Sequence[Difference], ours: str, theirs: str) -> str:
+    rows = []
+    known = {difference.name: difference for difference in differences}
+    for column in columns_of(set(known)):
+        found = known[column.name]
+        if found.difference is None or found.ours is None or found.theirs is None:
+            continue
+        interval = "too few pairs" if found.low is None or found.high is None else f"{found.low:+.3g} to {found.high:+.3g}"
+        style = ("good" if found.difference * column.better > 0 else "bad") if found.is_clear and column.better else ""
+        cells = [
+            _text(column, found.ours),
+            _text(column, found.theirs),
+            f"{found.difference:+.3g}",
+            interval,
+            str(found.num_pairs),
+        ]
+        cells[2] = f'<span class="{style}">{cells[2]}</span>'
+        rows.append(f"<tr><td>{escape(column.heading)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    head = "".join(f"<th>{escape(t)}</th>" for t in ("Measure", ours, theirs, "Difference", "95 % interval", "Pairs"))
+    note = "Paired by name; intervals by drawing pairs again. Coloured where the interval leaves out zero."
+    return (
+        f'<h2>Against {escape(theirs)}</h2><p>{note}</p><div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    )
+
+
+def _visemes(scores: VisemeScores) -> str:
+    head = "".join(f"<th>{name}</th>" for name in ("asked for", *SEEN, "right"))
+    rows = []
+    for asked, seen in scores.confusion.items():
+        count = max(1, sum(seen.values()))
+        cells = [f'<td class="cell" style="--share:{70 * seen[name] / count:.0f}%">{seen[name]}</td>' for name in SEEN]
+        score = scores.scores[asked]
+        rows.append(f"<tr><td>{asked}</td>{''.join(cells)}<td>{'–' if score is None else f'{score:.0%}'}</td></tr>")
+    total = "–" if scores.total is None else f"{scores.total:.0%}"
+    note = f"Rows: what the sound asks of the lips. Columns: what they did. Total {total}, the mean of the classes."
+    return f'<h2>Mandarin visemes</h2><p>{note}</p><div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _all_films(report: Report) -> str:
+    columns = columns_of(measure_names(report.films))
+    columns = [column for column in columns if report.summary(column.name).value is not None]
+    head = "".join(f"<th>{escape(column.heading)}</th>" for column in columns)
+    rows = []
+    for film in report.films:
+        values = [film.value(column.name) for column in columns]
+        cells = "".join(f"<td>{'–' if v is None else _text(c, v)}</td>" for c, v in zip(columns, values, strict=True))
+        rows.append(f"<tr><td>{escape(film.name)}</td>{cells}</tr>")
+    return f'<h2>All videos</h2><div class="scroll"><table><tr><th>Video</th>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _film(film: FilmReport) -> str:
+    height, width = film.size
+    facts = f"{film.num_frames} frames, {film.fps:g} a second, {width}×{height} px"
+    images = "".join(f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(p).decode()}">' for p in film.pictures)
+    return (
+        f'<h3>{escape(film.name)}</h3><p>{facts}</p><div class="frames">{images}</div>'
+        f'<div class="curves">{"".join(_figures(film))}</div>{_notes(film)}'
+    )
+
+
+def _figures(film: FilmReport) -> list[str]:
+    """Drawings of all curves; the lips' opening together with what the speech asks for."""
+    curves = {measure.name: measure.curve for measure in film.measures if measure.curve is not None}
+    duration_s = film.num_frames / film.fps
+    figures = []
+    opening, expected = curves.pop("lip_amplitude", None), curves.pop("lip_sync", None)
+    if opening is not None:
+        lines = [Line("seen", opening, "a")] + ([] if expected is None else [Line("asked for", expected, "b")])
+        keys = '<span class="key-a">opening of the lips</span>'
+        keys += "" if expected is None else ' and <span class="key-b">what the speech asks for</span>'
+        figures.append(_figure(draw(lines, duration_s, "opening of the lips"), keys))
+    if film.loudness_db is not None:
+        loudness = np.maximum(film.loudness_db, film.loudness_db.max() - 50)
+        figures.append(_figure(draw([Line("loudness", loudness, "b")], duration_s, "loudness"), "loudness of the speech, dB"))
+    titles = {column.name: column.title for column in (*PAPER, *ALWAYS, *MANDARIN)}
+    extra = {"blink_rate": "Eyes: distance of the lids over their width", "head_motion": "Head: degrees from its mean"}
+    for name, curve in curves.items():
+        title = extra.get(name, titles.get(name, name))
+        figures.append(_figure(draw([Line(title, curve)], duration_s, title), escape(title)))
+    return figures
+
+
+def _figure(drawing: str, caption: str) -> str:
+    return f"<figure><figcaption>{caption}</figcaption>{drawing}</figure>" if drawing else ""
+
+
+def _notes(film: FilmReport) -> str:
+    titles = {column.name: column.title for column in (*PAPER, *ALWAYS, *MANDARIN)}
+    notes: dict[str, list[str]] = {}
+    for measure in film.measures:
+        if measure.note:
+            notes.setdefault(measure.note, []).append(titles.get(measure.name, measure.name))
+    return "".join(f'<p class="soft">{escape(", ".join(names))}: {escape(note)}.</p>' for note, names in notes.items())
+
+
+def _text(column: Column, value: float) -> str:
+    return f"{value:.{column.decimals}f}"
