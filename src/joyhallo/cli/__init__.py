@@ -37,6 +37,7 @@ app = App(
 _COMMANDS = {
     "animate": ("joyhallo.cli.animate:animate", "Make the portrait speak: one picture, one recording, one mp4."),
     "train": ("joyhallo.cli.train:train", "Train the networks on prepared clips: stage1 on pictures, stage2 on clips."),
+    "data": ("joyhallo.cli.data:app", "Make datasets from videos or portraits, look at them, import published ones."),
     "models": ("joyhallo.cli.models:app", "List, fetch, convert and check weights."),
     "evaluate": ("joyhallo.cli.evaluate:evaluate", "Measure finished videos: the paper's columns, lip sync, visemes."),
     "verify": ("joyhallo.cli.verify:verify", "Say what marks of AI content a file carries."),
