@@ -1,7 +1,6 @@
 """report.jsonl of a dataset: a line for every video and every part of one, kept or rejected, and why."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,10 +49,3 @@ def read_lines(dataset_folder: Path) -> list[dict[str, object]]:
         if isinstance(values, dict):
             lines.append(values)
     return lines
-
-
-def count_rejections(lines: Iterable[dict[str, object]]) -> dict[str, int]:
-    """How often each reason was given, the most frequent first; what was tried again counts as it ended."""
-    last = {(line.get("source"), line.get("key"), line.get("start_s")): line for line in lines}
-    reasons = Counter(str(line.get("reason") or "no reason given") for line in last.values() if not line.get("is_kept", True))
-    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
