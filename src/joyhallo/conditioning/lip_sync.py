@@ -90,7 +90,7 @@ class LipSync:
     def compare(self, predicted: np.ndarray, seen: np.ndarray) -> LipSyncScore:
         """The score of `predict`ed and seen (`lip_measures`) lips, [F, M] both."""
         offsets = range(-MAX_OFFSET, MAX_OFFSET + 1)
-        scores = np.array([self._at(predicted, seen, offset) for offset in offsets])
+        scores = np.array([self.at(predicted, seen, offset) for offset in offsets])
         best = int(scores.argmax())
         return LipSyncScore(
             score=float(scores[MAX_OFFSET]),
@@ -99,7 +99,7 @@ class LipSync:
             confidence=float(scores[best] - np.median(scores)),
         )
 
-    def _at(self, predicted: np.ndarray, seen: np.ndarray, offset: int) -> float:
+    def at(self, predicted: np.ndarray, seen: np.ndarray, offset: int) -> float:
         """The score when the lips are taken `offset` frames later than the sound."""
         count = len(seen) - abs(offset)
         sound = predicted[max(0, -offset) :][:count]

@@ -1,0 +1,84 @@
+"""What a process needs to prepare videos: the face mesh, the identity and speech encoders, the vocal separator."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from joyhallo.conditioning.face import FaceMesh
+from joyhallo.conditioning.identity import IdentityEncoder, InsightFaceIdentity, MiniIdentity
+from joyhallo.conditioning.speech import MelSpeech, SpeechEncoder, Wav2Vec2Speech, prepare_speech
+from joyhallo.conditioning.vocals import VocalSeparator
+from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
+from joyhallo.weights import hub
+from joyhallo.weights.pipeline_folder import load_component
+from joyhallo.weights.registry import IDENTITY_FILES, VOCALS_FILE
+
+MANDARIN_ENCODER = "chinese-wav2vec2-base"
+_FULL_SCALE = 32768.0  # of 16-bit sound
+
+
+@dataclass(frozen=True, eq=False)
+class Equipment:
+    """Networks ready to use."""
+
+    mesh: FaceMesh
+    identity: IdentityEncoder
+    identity_name: str  # "mini" or "glintr100"
+    speech: SpeechEncoder | None
+    speech_name: str | None  # "mini", "chinese-wav2vec2-base", or None: features are made when training starts
+    separator: VocalSeparator | None
+
+    def encode_speech(self, speech: np.ndarray) -> np.ndarray | None:
+        """Features [F, blocks, channels] float16 of `speech` [F·640] int16, normalised over the clip; None without encoder."""
+        if self.speech is None:
+            return None
+        num_frames = len(speech) // SAMPLES_PER_FRAME
+        features = prepare_speech(speech.astype(np.float32) / _FULL_SCALE, self.speech, fps=FPS, clip_length=1)
+        window = features.window(0, num_frames)
+        return window[:, window.shape[1] // 2].half().numpy()
+
+
+def open_equipment(preset: str, separate_vocals: bool) -> Equipment:
+    """All that a preset needs; what has to be fetched is fetched once and kept.
+
+    Raises UserError when a package or a model is missing, with what to install.
+    """
+    mesh = FaceMesh.from_path(hub.face_models_path())
+    separator = VocalSeparator(hub.fetch(VOCALS_FILE)) if separate_vocals else None
+    if preset == "mini":
+        folder = hub.bundled_folder()
+        identity = MiniIdentity(load_component(folder / "identity_encoder", "IdentityNetwork", torch.float32))
+        speech = MelSpeech(load_component(folder / "speech_encoder", "MelSpeechNetwork", torch.float32))
+        return Equipment(mesh, identity, "mini", speech, "mini", separator)
+    encoder = _mandarin_encoder()
+    name = None if encoder is None else MANDARIN_ENCODER
+    return Equipment(mesh, _glint_identity(), "glintr100", encoder, name, separator)
+
+
+def check_equipment(preset: str, separate_vocals: bool) -> str | None:
+    """Open everything once, so that what is missing is said before the work begins; returns what the user should know."""
+    if open_equipment(preset, separate_vocals).speech is not None:
+        return None
+    return (
+        f"no speech features are stored: {MANDARIN_ENCODER} is not on this machine (`joyhallo models pull joyhallo-v1`); "
+        "training computes them when it starts"
+    )
+
+
+def _glint_identity() -> InsightFaceIdentity:
+    if importlib.util.find_spec("insightface") is None:
+        return InsightFaceIdentity(Path())  # says what to install, before anything large is fetched
+    root = [hub.fetch(name) for name in IDENTITY_FILES][-1].parents[1]
+    return InsightFaceIdentity(root)
+
+
+def _mandarin_encoder() -> SpeechEncoder | None:
+    weights, config = (hub.find(f"{MANDARIN_ENCODER}/{name}") for name in ("pytorch_model.bin", "config.json"))
+    if weights is None or config is None or weights.parent != config.parent:
+        return None
+    from transformers import Wav2Vec2Model
+
+    return Wav2Vec2Speech(Wav2Vec2Model.from_pretrained(str(weights.parent)))

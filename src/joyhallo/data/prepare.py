@@ -1,0 +1,231 @@
+"""Videos → a dataset: finds the films, gives them to workers, remembers what is done, packs the clips.
+
+In the dataset's folder `.work` a finished film has a file IDENTITY.json with what became of its parts, and until it is packed a
+folder IDENTITY with its clips. So a run that was stopped goes on with the films that have none, and films that are added
+later become further shards.
+"""
+
+import functools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from joyhallo.data import engine, equipment
+from joyhallo.data.checks import Thresholds
+from joyhallo.data.one_video import Settings, Video, VideoPreparer, identify
+from joyhallo.data.packing import pack_finished, read_records
+from joyhallo.data.report import ReportLine
+from joyhallo.errors import UserError
+from joyhallo.media.files import writing_error, written_whole
+
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp")
+WORK_NAME = ".work"
+FAILED = "preparation failed"  # by a fault of ours, or because the process was killed twice
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who does the work."""
+
+    engine: str = "local"  # or "ray"
+    num_workers: int | None = None  # as many as cores
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    done: int  # videos
+    total: int
+    left_s: float | None  # None until there is something to reckon from
+    lines: tuple[ReportLine, ...] = ()  # of the video that was just finished
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did and what the dataset holds."""
+
+    num_new: int  # videos prepared by this run
+    num_known: int  # that were prepared before
+    num_clips: int  # in the dataset
+    hours: float
+    lines: tuple[ReportLine, ...]  # of all videos given
+
+
+def settings_for(preset: str, **changes: Any) -> Settings:  # noqa: ANN401 (the fields of Settings and Thresholds)
+    """The settings of a preset; `published` follows the published data preparation at 512 px.
+
+    Raises UserError for an unknown preset or threshold.
+    """
+    if preset == "mini":
+        settings = Settings()
+    elif preset == "published":
+        settings = Settings(preset, 512, thresholds=Thresholds(min_face_px=200.0, min_sharpness=0.18))
+    else:
+        raise UserError(f"the preset {preset!r} is not known: give mini or published")
+    own = {name: changes.pop(name) for name in list(changes) if name in ("separate_vocals", "held_out_share")}
+    for name, value in changes.items():
+        known = asdict(settings.thresholds)
+        if name not in known:
+            raise UserError(f"there is no threshold {name!r}: the thresholds are {', '.join(known)}")
+        changes[name] = type(known[name])(value)
+    return replace(settings, **own, thresholds=replace(settings.thresholds, **changes))
+
+
+def find_videos(places: Sequence[Path]) -> list[Path]:
+    """All films among files and below folders, sorted; a file that is named is taken whatever it is called.
+
+    Raises UserError when a place is not there or there is no film at all.
+    """
+    found: set[Path] = set()
+    for place in places:
+        if place.is_dir():
+            inside = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            found.update(path for path in inside if not any(part.startswith(".") for part in path.relative_to(place).parts))
+        elif place.exists():
+            found.add(place)
+        else:
+            raise UserError(f"there is no video '{place}': check the path (from the folder '{Path.cwd()}')")
+    if not found:
+        raise UserError(f"no video in {', '.join(map(str, places))}: give files, or folders with {', '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+def prepare(
+    places: Sequence[Path],
+    dataset: Path,
+    settings: Settings,
+    crew: Crew = Crew(),
+    show: Callable[[Progress], None] = lambda _: None,
+) -> Summary:
+    """Prepare all videos that are not done yet and pack their clips.
+
+    Raises UserError: nothing to prepare, other settings than the dataset's, a missing package or model, a full disk, no
+    usable clip at all. What was finished by then is kept.
+    """
+    paths = find_videos(places)
+    work = Path(dataset) / WORK_NAME
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise writing_error(problem, Path(dataset), "dataset", UserError) from problem
+    with _locked(work):
+        _check_settings(work / "settings.json", settings)
+        videos, others = _identified(paths)
+        known = {video.identity for video in videos if _record(work, video).is_file()}
+        new = [video for video in videos if video.identity not in known]
+        for video, lines in _prepared(new, work, settings, crew, show):
+            if lines[0].reason == FAILED:
+                others += lines  # not remembered: the next run tries again
+            else:
+                _keep(work, video, lines)
+        lines = [*others, *read_records(work, videos)]
+        index = pack_finished(work, Path(dataset), videos, settings, others)
+    return Summary(len(new), len(known), index.num_samples, index.hours, tuple(lines))
+
+
+def _prepared(
+    videos: list[Video], work: Path, settings: Settings, crew: Crew, show: Callable[[Progress], None]
+) -> Iterator[tuple[Video, list[ReportLine]]]:
+    """What became of each video, as they are finished."""
+    if not videos:
+        return
+    build = functools.partial(build_worker, settings, work)
+    is_ray = crew.engine == "ray"
+    workers: Any = engine.RayCrew(build) if is_ray else engine.LocalCrew(build)
+    num_workers = crew.num_workers or (workers.num_cpus if is_ray else len(os.sched_getaffinity(0)))
+    started, done_bytes, total_bytes = time.monotonic(), 0, sum(video.num_bytes for video in videos)
+    show(Progress(0, len(videos), None))
+    # Large ones first, so that no worker begins an hour's film when the others are done.
+    tasks = sorted(videos, key=lambda video: (-video.num_bytes, video.identity))
+    for number, answer in enumerate(engine.run_all(workers, tasks, min(num_workers, len(videos))), 1):
+        lines = answer.result
+        if answer.problem is not None:
+            shutil.rmtree(work / answer.task.identity, ignore_errors=True)
+            lines = [ReportLine(str(answer.task.path), None, False, FAILED, answer.problem)]
+        yield answer.task, lines
+        done_bytes += answer.task.num_bytes
+        left_s = (time.monotonic() - started) * (total_bytes - done_bytes) / max(done_bytes, 1)
+        show(Progress(number, len(videos), left_s, tuple(lines)))
+
+
+def build_worker(settings: Settings, work: Path) -> Callable[[Video], list[ReportLine]]:
+    """What a worker process does with a video."""
+    preparer = VideoPreparer(settings, equipment.open_equipment(settings.preset, settings.separate_vocals))
+
+    def do(video: Video) -> list[ReportLine]:
+        folder = work / video.identity
+        shutil.rmtree(folder, ignore_errors=True)  # what a stopped run left
+        folder.mkdir()
+        return preparer.prepare(video, folder)
+
+    return do
+
+
+def _identified(paths: Iterable[Path]) -> tuple[list[Video], list[ReportLine]]:
+    """Each film once, by content; and lines about files that cannot be opened or are another's copy."""
+    videos: dict[str, Video] = {}
+    lines = []
+    for path in paths:
+        try:
+            video = identify(path)
+        except OSError as problem:
+            lines.append(ReportLine(str(path), None, False, "unreadable video", problem.strerror or str(problem)))
+            continue
+        if video.identity in videos and video.num_bytes:
+            lines.append(ReportLine(str(path), None, False, "copy", f"the same as '{videos[video.identity].path}'"))
+        else:
+            videos[video.identity] = video
+    return list(videos.values()), lines
+
+
+def _record(work: Path, video: Video) -> Path:
+    return work / f"{video.identity}.json"
+
+
+def _keep(work: Path, video: Video, lines: list[ReportLine]) -> None:
+    """Remember that a video is finished, and what became of it."""
+    with written_whole(_record(work, video), "record of a video", UserError) as temporary:
+        text = json.dumps([asdict(line) for line in lines], ensure_ascii=False, indent=1)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _check_settings(path: Path, settings: Settings) -> None:
+    """A dataset has one kind of clips: the settings of its first run."""
+    asked = asdict(settings)
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        flat, before = ({**values, **values["thresholds"]} for values in (asked, earlier))
+        changed = [name for name in flat if name != "thresholds" and flat[name] != before.get(name)]
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"this dataset was begun with {name}={before.get(name)}, not {flat[name]}: "
+                "give the same settings, or another output folder"
+            )
+        return
+    with written_whole(path, "settings", UserError) as temporary:
+        temporary.write_text(json.dumps(asked, indent=1, sort_keys=True), encoding="utf-8")
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(work / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as problem:
+        raise UserError(
+            f"'{work.parent}' is being prepared by another process: wait for it, or give another output"
+        ) from problem
+    try:
+        yield
+    finally:
+        lock.release()
