@@ -1,4 +1,4 @@
-"""Which people and clips are never trained on. The rules go by file names: the same files give everyone the same split."""
+"""Which people and recordings are never trained on. The rules go by names: the same files give everyone the same split."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from pathlib import Path
 
 NUM_HELD_OUT_VIDEOS = 20
 HELD_OUT_SHARE = 0.07  # of people and of recorded syllables
+_FEWEST_VIDEOS_PER_HELD_OUT = 10
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def is_held_out_person(person: str) -> bool:
 
 
 def split_videos(paths: Iterable[Path]) -> VideoSplit:
-    """The first twenty in sorted order are held out."""
+    """The first twenty in sorted order are held out, of fewer than two hundred a tenth, of a few one, of one none."""
     ordered = tuple(sorted(paths))
-    return VideoSplit(ordered[:NUM_HELD_OUT_VIDEOS], ordered[NUM_HELD_OUT_VIDEOS:])
+    num_held_out = min(NUM_HELD_OUT_VIDEOS, max(len(ordered) // _FEWEST_VIDEOS_PER_HELD_OUT, 1), len(ordered) - 1)
+    return VideoSplit(ordered[: max(0, num_held_out)], ordered[max(0, num_held_out) :])

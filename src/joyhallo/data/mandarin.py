@@ -62,6 +62,7 @@ _AMPLITUDE = 1.4  # at the pace of speech no shape is reached in full: this brin
 _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 _EYES_AND_BROWS = (*anatomy.RIGHT_EYE, *anatomy.LEFT_EYE, *_BROWS)
 _LEAD_S = 0.05  # the lips are ahead of the sound
+_CLOSURE_S = 0.085  # lips stay together so long for b, p and m: two frames at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +176,9 @@ def _trajectory(keys: list[tuple[float, str]], num_frames: int) -> np.ndarray:
     curve[:, :2] *= _AMPLITUDE
     for time, name in keys:
         if name == "shut":
-            frame = int(np.clip(round(time * _VIDEO_FPS - 0.5), 0, num_frames - 1))
-            curve[frame, :2] = 0, min(curve[frame, 1], 0.15)
+            is_shut = np.abs(times - time) <= _CLOSURE_S / 2
+            is_shut[int(np.clip(round(time * _VIDEO_FPS - 0.5), 0, num_frames - 1))] = True
+            curve[is_shut, 0], curve[is_shut, 1] = 0, np.minimum(curve[is_shut, 1], 0.15)
     return curve
 
 

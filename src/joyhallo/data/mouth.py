@@ -1,85 +1,103 @@
-"""What shows between parted lips: a dark cavity, a tongue that follows the jaw, soft upper teeth fixed to the skull."""
+"""What shows between parted lips: a dark cavity, a tongue that follows the jaw, upper teeth fixed to the skull."""
 
-import cv2
+from dataclasses import dataclass
+
 import numpy as np
 
 from joyhallo.conditioning import anatomy
-from joyhallo.data import motion
+from joyhallo.data.teeth import Teeth
 
 _CAVITY, _TONGUE, _TEETH = np.array([58.0, 24, 22]), np.array([150.0, 78, 76]), np.array([206.0, 194, 178])
-_TEETH_HEIGHT = 0.17  # of the mouth's width
-_EDGE_BELOW_LIPS = 0.045  # the teeth's edge under the shut lips' line, of the mouth's width
+_TEETH_HEIGHT_CM, _TEETH_WIDTH_CM = 0.85, 0.72  # of painted teeth, where no strip is given
+_EDGE_CM = 0.2  # the edge of painted teeth under the line of the shut lips
+_THIN_CM = 0.16  # a slit narrower than this shows lips in their own shadow, not the mouth behind them
 
 
-def _opening_mask(placed: np.ndarray, left: int, top: int, shape: tuple[int, int]) -> np.ndarray:
-    """Soft mask [h, w] of the inner-lip polygon within a window."""
-    polygon = placed[list(motion.INNER_RING)] - [left, top]
-    mask = np.zeros((shape[0] * 2, shape[1] * 2), np.uint8)
-    cv2.fillPoly(mask, [np.round((polygon * 2 + 0.5) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    small = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.GaussianBlur(small.astype(np.float32) / 255, (0, 0), 0.7))
+@dataclass(frozen=True, eq=False)
+class MouthLook:
+    """What decides the colours of a portrait's mouth."""
+
+    skin: np.ndarray  # [3] mean colour of the cheeks, which gives the light of the scene
+    lip: np.ndarray  # [3] mean colour of the lips
+    teeth: Teeth | None  # a strip of real teeth; None: painted ones
+    has_own_teeth: bool  # the strip is of this very picture: its colours are right as they are
+    px_per_cm: float  # of the average face
 
 
-def paint_mouth(image: np.ndarray, placed: np.ndarray, rigid: np.ndarray, skin: np.ndarray, lip: np.ndarray) -> np.ndarray:
-    """The image [S, S, 3] with the inside of the mouth painted between the lips.
+@dataclass(frozen=True, eq=False)
+class _Axes:
+    """The mouth's own axes in the picture: across [2] to the person's left, down [2], and the middle [2] of the shut lips."""
 
-    `placed` [468, 2]: the mesh as it is shown; `rigid` [468, 2]: the mesh with shut lips and the same head; `skin` and `lip`:
-    mean colours, which give the light of the scene.
-    """
-    ring = placed[list(motion.INNER_RING)]
-    upper, lower = placed[list(anatomy.INNER_UPPER_LIP[3:8])], placed[list(anatomy.INNER_LOWER_LIP[3:8])]
-    gap = float((lower[:, 1] - upper[:, 1]).mean())
-    if gap < 0.6:
-        return image
-    size = image.shape[0]
-    left, top = np.clip(np.floor(ring.min(0)).astype(int) - 6, 0, size - 2)
-    right, bottom = np.clip(np.ceil(ring.max(0)).astype(int) + 6, 2, size)
-    window = image[top:bottom, left:right].astype(np.float32)
-    mask = _opening_mask(placed, left, top, window.shape[:2])[..., None] * min(1.0, gap / 1.5)
-    light = float(np.clip((skin.mean() + 20) / 170, 0.45, 1.15))
-    tint = skin / skin.mean()
-    tint = (tint / np.array([1.22, 0.95, 0.83])) ** 0.5  # the scene's colour cast against ordinary skin, by half
-    inside = _paint(placed, rigid, (left, top, right, bottom), gap) * light * tint
-    # Close to the lips the cavity takes their colour: no hard dark outline.
-    rim = np.clip(mask * (1 - mask) * 4, 0, 1) * 0.4
-    inside = inside * (1 - rim) + 0.55 * lip * rim
-    result = image.copy()
-    result[top:bottom, left:right] = (window * (1 - mask) + np.clip(inside, 0, 255) * mask).round().astype(np.uint8)
-    return result
+    across: np.ndarray
+    down: np.ndarray
+    middle: np.ndarray
+
+    def along(self, points: np.ndarray) -> np.ndarray:
+        """Points [..., 2] in pixels across and down from the middle, [..., 2]."""
+        away = points - self.middle
+        return np.stack([away @ self.across, away @ self.down], -1)
 
 
-def _paint(placed: np.ndarray, rigid: np.ndarray, box: tuple[int, int, int, int], gap: float) -> np.ndarray:
-    """Cavity, tongue and teeth under white light, [h, w, 3]."""
-    left, top, right, bottom = box
-    columns, rows = np.meshgrid(np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32))
+def _axes(rigid: np.ndarray) -> _Axes:
     across = rigid[308] - rigid[78]
-    width = float(np.linalg.norm(across))
-    across = across / width
-    down = np.array([-across[1], across[0]])
-    upper, lower = placed[13], placed[14]
-    x = (columns - upper[0]) * across[0] + (rows - upper[1]) * across[1]
-    y = (columns - upper[0]) * down[0] + (rows - upper[1]) * down[1]
-    half = np.linalg.norm(placed[308] - placed[78]) / 2
-    side = np.clip(np.abs(x) / (half + 1e-6), 0, 1)[..., None]
-    depth = np.clip(y / max(gap, 1.0), 0, 1)[..., None]
-    colour = _CAVITY * (0.55 + 0.6 * depth) * (1 - 0.4 * side**2)
-    tongue_y = float((lower - upper) @ down)
-    tongue = np.exp(-((x / (0.3 * width)) ** 4 + ((y - tongue_y) / max(0.13 * width, 0.42 * gap)) ** 2))
-    tongue = (0.8 * tongue * np.clip((gap - 0.05 * width) / (0.2 * width), 0, 1))[..., None]
-    colour = colour * (1 - tongue) + _TONGUE * tongue
-    # Teeth hang from the skull: measured from where the shut lips would meet, whatever the lips do now.
-    middle = (rigid[13] + rigid[14]) / 2
-    teeth_x = (columns - middle[0]) * across[0] + (rows - middle[1]) * across[1]
-    teeth_y = (columns - middle[0]) * down[0] + (rows - middle[1]) * down[1]
-    bend = 0.06 * width * (2 * teeth_x / width) ** 2  # the arch rises towards the sides
-    edge = _EDGE_BELOW_LIPS * width - bend - 0.006 * width * np.cos(2 * np.pi * teeth_x / (0.155 * width))
-    soft = max(0.7, 0.014 * width)
-    shown = 1 / (1 + np.exp(np.clip((teeth_y - edge) / (0.45 * soft), -30, 30)))
-    shown *= 1 / (1 + np.exp(np.clip(-(teeth_y - edge + _TEETH_HEIGHT * width) / soft, -30, 30)))
-    shown *= np.clip((0.40 * width - np.abs(teeth_x)) / (0.08 * width), 0, 1)
-    shade = (1 - 0.45 * np.clip(np.abs(teeth_x) / (0.45 * width), 0, 1) ** 2) * (
-        0.72 + 0.28 * np.clip(y / (0.08 * width), 0, 1)
+    across = across / np.linalg.norm(across)
+    return _Axes(across, np.array([-across[1], across[0]]), (rigid[13] + rigid[14]) / 2)
+
+
+def _light(look: MouthLook) -> np.ndarray:
+    """How the scene colours white, [3]."""
+    brightness = float(np.clip((look.skin.mean() + 20) / 170, 0.4, 1.15))
+    cast = look.skin / look.skin.mean() / np.array([1.22, 0.95, 0.83])  # against ordinary skin
+    return brightness * cast**0.5
+
+
+def paint_inside(places: np.ndarray, placed: np.ndarray, rigid: np.ndarray, look: MouthLook) -> np.ndarray:
+    """The colours behind the lips at `places` [h, w, 2] (pixels of the picture), [h, w, 3] in 0..255.
+
+    `placed` [468, 2]: the mesh as it is shown; `rigid` [468, 2]: the mesh with shut lips and the same head.
+    """
+    axes = _axes(rigid)
+    at = axes.along(places) / look.px_per_cm
+    x, y = at[..., 0], at[..., 1]
+    upper, lower = (
+        axes.along(placed[list(line)]) / look.px_per_cm for line in (anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP)
     )
-    shade -= 0.05 * (0.5 + 0.5 * np.cos(2 * np.pi * teeth_x / (0.155 * width))) ** 4
-    shown = (0.94 * shown)[..., None]
-    return colour * (1 - shown) + _TEETH * shade[..., None] * shown
+    top, bottom = (np.interp(x, np.maximum.accumulate(line[:, 0]), line[:, 1]) for line in (upper, lower))
+    gap = float((lower[3:8, 1] - upper[3:8, 1]).mean())
+    thickness = np.maximum(bottom - top, 0)
+    depth = np.clip((y - top) / np.maximum(thickness, 0.05), 0, 1)[..., None]
+    half = max(0.5, float(lower[-1, 0] - lower[0, 0]) / 2)
+    side = np.clip(np.abs(x) / half, 0, 1)[..., None]
+    light = _light(look)
+    colour = _CAVITY * (0.55 + 0.6 * depth) * (1 - 0.4 * side**2) * light
+    tongue = np.exp(-((x / 1.4) ** 4 + ((y - lower[5, 1]) / max(0.6, 0.42 * gap)) ** 2))
+    tongue = (0.8 * tongue * np.clip((gap - 0.25) / 0.9, 0, 1))[..., None]
+    colour = colour * (1 - tongue) + _TONGUE * light * tongue
+    teeth = _strip(x, y, look, light) if look.teeth else _painted(x, y, light)
+    # The upper lip throws a shadow on the teeth; towards the corners the cheeks do.
+    shade = (0.7 + 0.3 * np.clip((y - top) / 0.35, 0, 1))[..., None] * (1 - 0.45 * side**2.5)
+    colour = colour * (1 - teeth[..., 3:]) + teeth[..., :3] * shade
+    # In a slit, and so at the corners, there is nothing but lip in shadow: no dark or white speck.
+    open_share = np.clip(thickness / _THIN_CM, 0, 1)[..., None]
+    open_share = open_share**2 * (3 - 2 * open_share)
+    return np.clip(colour * open_share + 0.5 * look.lip * (1 - open_share), 0, 255)
+
+
+def _strip(x: np.ndarray, y: np.ndarray, look: MouthLook, light: np.ndarray) -> np.ndarray:
+    """The strip of teeth at places in centimetres: colour times alpha and alpha, [h, w, 4]."""
+    teeth = look.teeth
+    assert teeth is not None
+    sampled = teeth.sample(x, y - teeth.edge_cm)
+    gain = 1.0 if look.has_own_teeth else _TEETH * light / teeth.white
+    return np.concatenate([sampled[..., :3] * gain, sampled[..., 3:]], -1)
+
+
+def _painted(x: np.ndarray, y: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Plain teeth where there is no strip: colour times alpha and alpha, [h, w, 4]."""
+    ripple = np.cos(2 * np.pi * x / _TEETH_WIDTH_CM)
+    edge = _EDGE_CM - 0.055 * x**2 - 0.03 * ripple  # the arch rises towards the sides
+    shown = 1 / (1 + np.exp(np.clip((y - edge) / 0.03, -30, 30)))
+    shown *= 1 / (1 + np.exp(np.clip(-(y - edge + _TEETH_HEIGHT_CM) / 0.06, -30, 30)))
+    shown = (0.94 * shown * np.clip((1.9 - np.abs(x)) / 0.4, 0, 1))[..., None]
+    shade = (1 - 0.05 * (0.5 + 0.5 * ripple) ** 4)[..., None]
+    return np.concatenate([_TEETH * light * shade * shown, shown], -1)

@@ -1,131 +1,272 @@
-"""Still portraits + videos of a speaker → short talking clips of every portrait, with the speaker's sound.
+"""Still portraits + real talking clips → a dataset of talking clips of every portrait.
 
 The speaker's movement is taken off the tracked points and given to the portrait by stretching its picture over the face mesh;
-the inside of the mouth is painted. Held-out people speak with held-out sound only.
+the inside of the mouth is painted. Held-out people speak with held-out sound only. Everything that is finished is kept: a run
+that was stopped goes on where it was, and the same options make the same clips, in any number of processes.
 """
 
-import argparse
-import logging
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 
-from joyhallo.data import heldout, mandarin
-from joyhallo.data.canonical import CanonicalMesh, read_canonical_mesh
-from joyhallo.data.faces import write_npz
-from joyhallo.data.gestures import Gesture, read_gesture
-from joyhallo.data.warp import TalkingPortrait
-from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME
+from joyhallo.conditioning.face import FaceMesh
+from joyhallo.data import mandarin
+from joyhallo.data.canonical import read_canonical_mesh
+from joyhallo.data.index import INDEX_NAME, Index, read_index, read_shard, write_text
+from joyhallo.data.parallel import each
+from joyhallo.data.report import ReportLine, append_lines, read_lines
+from joyhallo.data.shards import pack
+from joyhallo.data.speakers import Film, list_films, load_tracked, save_tracked, track
+from joyhallo.data.stills import Still, list_stills, load_study, save_study, study
+from joyhallo.data.studio import Cast, ClipPlan, Studio
+from joyhallo.errors import UserError
 
-logger = logging.getLogger(__name__)
-MAX_YAW_DEG, MAX_ROLL_DEG, MAX_OPENING_CM = 12.0, 8.0, 1.0
-
-
-def is_usable(portrait: TalkingPortrait) -> bool:
-    """Nearly frontal, upright, and not laughing: beyond, the stretched picture looks wrong."""
-    rotation = portrait.pose.rotation
-    yaw = np.degrees(np.arcsin(np.clip(rotation[0, 2], -1, 1)))
-    roll = np.degrees(np.arctan2(rotation[1, 0], rotation[0, 0]))
-    return bool(abs(yaw) <= MAX_YAW_DEG and abs(roll) <= MAX_ROLL_DEG and portrait.opening <= MAX_OPENING_CM)
+WORK_NAME = ".work"
 
 
-def talk(portrait: TalkingPortrait, gesture: Gesture) -> np.ndarray:
-    """All frames of a portrait making a gesture, RGB [F, S, S, 3]."""
-    return np.stack([portrait.render(gesture, frame) for frame in range(len(gesture.blink))])
+@dataclass(frozen=True)
+class SynthesisRequest:
+    """What to make."""
+
+    portraits: tuple[Path, ...]  # folders of pictures
+    videos: tuple[Path, ...]  # folders of talking clips, or datasets
+    output: Path
+    face_models: Path  # the `.task` bundle
+    syllables: Path | None = None  # a folder of recordings like niu4.opus: every other clip is then Mandarin
+    num_takes: int | None = None  # clips of every portrait
+    num_clips: int | None = None  # or so many in all
+    size_px: int = 256
+    num_frames: int = 48
+    num_videos: int = 400  # that movement is taken from, at most
+    num_workers: int = 1
+    seed: int = 0
 
 
-def unit_speech(speech: np.ndarray) -> np.ndarray:
-    """A recording [T] at zero mean and unit variance, as the speech encoders take it."""
-    return ((speech - speech.mean()) / (speech.std() + 1e-7)).astype(np.float32)
+@dataclass(frozen=True)
+class SynthesisProgress:
+    """How far a run is."""
+
+    stage: str
+    num_done: int
+    num_total: int
+    left_s: float | None
 
 
-def choose_part(gesture: Gesture, num_frames: int, random: np.random.Generator) -> int:
-    """A start whose part is not mostly silence: of four random ones that with the most movement of the lips."""
-    starts = random.integers(0, len(gesture.blink) - num_frames + 1, 4)
-    return int(max(starts, key=lambda start: gesture.gap[start : start + num_frames, 5].std()))
+@dataclass(frozen=True)
+class SynthesisResult:
+    """What came out."""
+
+    index: Index
+    num_made: int  # clips made by this run
+    num_refused: int  # portraits and videos that could not be used; report.jsonl says why
+    made_s: float  # time spent on making clips
 
 
-class Synthesis:
-    """Talking clips of prepared portraits (see `joyhallo.data.faces`), clip by clip."""
+Show = Callable[[SynthesisProgress], None]
 
-    def __init__(self, faces: Path, mesh: CanonicalMesh, syllables: Path | None = None, num_frames: int = 24) -> None:
-        """`faces`: output of `joyhallo.data.faces`; with `syllables` the clips are Mandarin (see `joyhallo.data.mandarin`)."""
-        with np.load(faces / "portraits.npz") as file:
-            self._images, self._points, self.persons = file["crops256"], file["points"], file["persons"]
-        self._mesh, self._num_frames = mesh, num_frames
-        split = heldout.split_videos((faces / "videos").glob("*.npz"))
-        self._videos: dict[bool, Sequence[Path]] = {True: split.held_out, False: split.known}
-        self._gestures: dict[Path, tuple[Gesture, np.ndarray]] = {}
-        self._portraits: dict[int, TalkingPortrait | None] = {}
-        self._syllables = mandarin.read_syllables(syllables) if syllables else None
-        donors = [self._gesture(path)[0] for path in self._videos[False][:20]] if syllables else []
-        self._basis = mandarin.fit_lip_basis(donors) if donors else None
 
-    def __len__(self) -> int:
-        return len(self._images)
+def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
+    """Make the clips of a request that are not there yet, and pack them into its dataset.
 
-    def _gesture(self, path: Path) -> tuple[Gesture, np.ndarray]:
-        if path not in self._gestures:
-            with np.load(path) as file:
-                self._gestures[path] = read_gesture(file["points"], self._mesh.vertices), unit_speech(file["speech"])
-        return self._gestures[path]
-
-    def portrait(self, index: int) -> TalkingPortrait | None:
-        """The prepared portrait, or None when it is not usable."""
-        if index not in self._portraits:
-            portrait = TalkingPortrait(self._images[index], self._points[index], self._mesh)
-            self._portraits[index] = portrait if is_usable(portrait) else None
-        return self._portraits[index]
-
-    def write_clip(self, index: int, take: int, path: Path) -> bool:
-        """Write take `take` of a portrait; the same numbers give the same clip. False when the portrait is not usable."""
-        portrait = self.portrait(index)
-        if portrait is None:
-            return False
-        random = np.random.default_rng([index, take])
-        is_held_out = heldout.is_held_out_person(str(self.persons[index]))
-        videos = self._videos[is_held_out]
-        gesture, speech = self._gesture(videos[int(random.integers(len(videos)))])
-        start = choose_part(gesture, self._num_frames, random)
-        if self._syllables and self._basis:
-            sentence = mandarin.speak(self._syllables[is_held_out], self._num_frames, random)
-            gesture, speech = mandarin.act(sentence, self._basis, gesture), unit_speech(sentence.speech)
-            start = 0
-        write_npz(
-            path,
-            frames=talk(portrait, gesture.part(start, self._num_frames)),
-            speech=speech[start * SAMPLES_PER_FRAME : (start + self._num_frames) * SAMPLES_PER_FRAME],
-            still=self._images[index],
-            points=self._points[index],
-            person=self.persons[index],
-            is_held_out=np.array(is_held_out),
-            opening_cm=gesture.gap[start : start + self._num_frames, 3:8].mean(1),
+    Raises UserError when nothing can be made of what was given, or the folder holds clips of other options.
+    """
+    _check(request)
+    work = request.output / WORK_NAME
+    for name in ("portraits", "videos", "clips"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+    _keep_options(request, work)
+    stills = list_stills(request.portraits)
+    films = list_films(request.videos, request.num_videos)
+    new_stills = [still for still in stills if not (work / "portraits" / f"{still.name}.npz").exists()]
+    _run("portraits", partial(_study_worker, request, work), new_stills, request, show)
+    new_films = [film for film in films if not (work / "videos" / f"{film.name}.npz").exists()]
+    _run("videos", partial(_track_worker, request, work), new_films, request, show)
+    lines = [*_still_lines(stills, work), *_film_lines(films, work)]
+    cast, usable = _cast(request, work, stills, films)
+    plans = plan_clips(request, [still for still in usable if _has_sound(cast, still)])
+    lines += [
+        ReportLine(str(still.path), None, False, "no held-out speech", "give more videos: one of them is then held out")
+        for still in usable
+        if not _has_sound(cast, still)
+    ]
+    _report(request.output, lines)
+    if not plans:
+        raise UserError(
+            f"none of the {len(stills)} portraits can be used: see {request.output / 'report.jsonl'} for the reasons"
         )
-        return True
+    finished = finished_keys(request.output)
+    missing = [plan for plan in plans if plan.key not in finished]
+    begun = time.monotonic()
+    _run("clips", partial(_clip_worker, cast), missing, request, show)
+    made_s = time.monotonic() - begun
+    index = pack(
+        work / "clips",
+        request.output,
+        is_moved=True,
+        progress=lambda done, total: show(SynthesisProgress("packing", done, total, None)),
+    )
+    _report(request.output, [ReportLine(str(plan.still.path), plan.key, True, None) for plan in plans])
+    return SynthesisResult(index, len(missing), sum(not line.is_kept for line in lines), made_s)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
-    parser.add_argument("--face-models", type=Path, required=True, help="face_landmarker_v2_with_blendshapes.task")
-    parser.add_argument("--mandarin", type=Path, help="a folder of recorded syllables (niu4.opus): Mandarin clips")
-    parser.add_argument("--takes", type=int, default=3, help="clips per portrait")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    cv2.setNumThreads(1)
-    synthesis = Synthesis(arguments.faces, read_canonical_mesh(arguments.face_models), arguments.mandarin)
-    kind = "mandarin" if arguments.mandarin else "take"
-    for take in range(arguments.takes):
-        written = 0
-        for index in range(len(synthesis)):
-            path = arguments.output / f"{kind}{take}" / f"{index:04d}.npz"
-            written += path.exists() or synthesis.write_clip(index, take, path)
-        logger.info("%s %d: %d of %d portraits", kind, take, written, len(synthesis))
+def plan_clips(request: SynthesisRequest, stills: Sequence[Still]) -> list[ClipPlan]:
+    """Which clips to make; more takes or clips only add to fewer of them."""
+    if not stills:
+        return []
+    if request.num_clips is None:
+        turns = [(number, take) for take in range(request.num_takes or 1) for number in range(len(stills))]
+    else:  # spread over all portraits, in an order of its own
+        order = np.random.default_rng(request.seed).permutation(len(stills))
+        turns = [(int(order[clip % len(order)]), clip // len(order)) for clip in range(request.num_clips)]
+    plans = []
+    for number, take in turns:
+        is_mandarin = request.syllables is not None and (number + take) % 2 == 1
+        kind = "syllables" if is_mandarin else "film"
+        plans.append(ClipPlan(f"{stills[number].name}-{kind}-{take:03d}", stills[number], is_mandarin))
+    return plans
 
 
-if __name__ == "__main__":
-    main()
+def finished_keys(dataset: Path) -> set[str]:
+    """Of the clips that are packed, or made and not packed yet."""
+    keys = {path.stem for path in (dataset / WORK_NAME / "clips").glob("*.json")}
+    if (dataset / INDEX_NAME).exists():
+        keys |= {key for entry in read_index(dataset).shards for key in read_shard(dataset, entry).members}
+    return keys
+
+
+def _check(request: SynthesisRequest) -> None:
+    if not 64 <= request.size_px <= 2048 or request.size_px % 16:
+        raise UserError(f"frames of {request.size_px} px: use a multiple of 16 from 64 to 2048, such as 256")
+    if request.num_frames < 24:
+        raise UserError(f"clips of {request.num_frames} frames: training needs 24 at least (48 are 2 seconds)")
+    for name, number in (("takes", request.num_takes), ("clips", request.num_clips), ("workers", request.num_workers)):
+        if number is not None and number < 1:
+            raise UserError(f"--{name} {number}: give 1 or more")
+    if request.num_takes is not None and request.num_clips is not None:
+        raise UserError("--takes and --clips were both given: one is per portrait, the other is the sum; give one")
+    if request.syllables is not None and not all(mandarin.read_syllables(request.syllables).values()):
+        raise UserError(
+            f"there are too few recorded syllables in '{request.syllables}': give a folder of files like niu4.opus, "
+            "about a hundred at least, so that some can be held out"
+        )
+    if request.face_models.suffix != ".task":
+        raise UserError(
+            "the face models of MediaPipe's bundle are needed: let JOYHALLO_WEIGHTS name a folder with "
+            "face_landmarker_v2_with_blendshapes.task"
+        )
+
+
+def _keep_options(request: SynthesisRequest, work: Path) -> None:
+    """Clips of a dataset are of one kind: a second run must not mix in others."""
+    options: dict[str, Any] = {"size_px": request.size_px, "num_frames": request.num_frames, "seed": request.seed}
+    path = work / "options.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in options.items():
+            if before.get(name) != value:
+                what = name.removesuffix("_px").removeprefix("num_")
+                raise UserError(
+                    f"'{request.output}' was begun with --{what} {before.get(name)}, now it is {value}: give another folder, "
+                    "or the same options"
+                )
+        return
+    write_text(path, json.dumps(options) + "\n")
+
+
+def _cast(request: SynthesisRequest, work: Path, stills: Sequence[Still], films: Sequence[Film]) -> tuple[Cast, list[Still]]:
+    """What clips are made from, and the portraits that can be used."""
+    lenders: dict[bool, list[Film]] = {True: [], False: []}
+    for film in films:
+        if load_tracked(work / "videos" / f"{film.name}.npz").reason is None:
+            lenders[film.is_held_out].append(film)
+    if not lenders[False]:
+        raise UserError(f"none of the {len(films)} videos can be used: see {request.output / 'report.jsonl'} for the reasons")
+    usable: list[Still] = []
+    smiles: dict[bool, list[Still]] = {True: [], False: []}
+    for still in stills:
+        studied = load_study(work / "portraits" / f"{still.name}.npz")
+        if studied.reason is None:
+            usable.append(still)
+        if studied.teeth is not None:
+            smiles[still.is_held_out].append(still)
+    cast = Cast(
+        work=work,
+        face_models=request.face_models,
+        lenders={is_held: tuple(kept) for is_held, kept in lenders.items()},
+        smiles={is_held: tuple(kept) for is_held, kept in smiles.items()},
+        syllables=request.syllables,
+        size_px=request.size_px,
+        num_frames=request.num_frames,
+        seed=request.seed,
+    )
+    return cast, usable
+
+
+def _has_sound(cast: Cast, still: Still) -> bool:
+    return bool(cast.lenders[still.is_held_out])
+
+
+def _still_lines(stills: Iterable[Still], work: Path) -> list[ReportLine]:
+    lines = []
+    for still in stills:
+        found = load_study(work / "portraits" / f"{still.name}.npz", with_teeth=False)
+        lines.append(ReportLine(str(still.path), None, found.reason is None, found.reason, found.detail))
+    return lines
+
+
+def _film_lines(films: Iterable[Film], work: Path) -> list[ReportLine]:
+    lines = []
+    for film in films:
+        found = load_tracked(work / "videos" / f"{film.name}.npz")
+        source = str(film.path) if film.key is None else f"{film.path}/{film.key}"
+        lines.append(ReportLine(source, None, found.reason is None, found.reason, found.detail))
+    return lines
+
+
+def _report(dataset: Path, lines: Iterable[ReportLine]) -> None:
+    """Add the lines that the report does not have yet."""
+    known = {(line.get("source"), line.get("key"), line.get("reason")) for line in read_lines(dataset)}
+    append_lines(dataset, [line for line in lines if (line.source, line.key, line.reason) not in known])
+
+
+def _run(
+    stage: str,
+    start: Callable[[], Callable[[Any], Any]],
+    tasks: Sequence[Any],
+    request: SynthesisRequest,
+    show: Show,
+) -> None:
+    """Do the tasks of a stage and tell how far it is."""
+    begun = time.monotonic()
+    show(SynthesisProgress(stage, 0, len(tasks), None))
+    for number, _ in enumerate(each(start, tasks, request.num_workers), 1):
+        left_s = (time.monotonic() - begun) / number * (len(tasks) - number)
+        show(SynthesisProgress(stage, number, len(tasks), left_s))
+
+
+def _study_worker(request: SynthesisRequest, work: Path) -> Callable[[Still], None]:
+    finder, mesh = FaceMesh.from_path(request.face_models), read_canonical_mesh(request.face_models)
+
+    def run(still: Still) -> None:
+        save_study(study(still, finder, mesh, request.size_px), work / "portraits" / f"{still.name}.npz")
+
+    return run
+
+
+def _track_worker(request: SynthesisRequest, work: Path) -> Callable[[Film], None]:
+    finder = FaceMesh.from_path(request.face_models)
+
+    def run(film: Film) -> None:
+        save_tracked(track(film, finder), work / "videos" / f"{film.name}.npz")
+
+    return run
+
+
+def _clip_worker(cast: Cast) -> Callable[[ClipPlan], str]:
+    return Studio(cast).make

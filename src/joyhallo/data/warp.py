@@ -1,4 +1,9 @@
-"""A still portrait that moves: its picture is stretched over the face mesh, triangle by triangle."""
+"""A still portrait that moves: its picture is stretched over the face mesh, triangle by triangle.
+
+The edges of the lips and lids are drawn with several samples a pixel, so that they neither sparkle nor break.
+"""
+
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -8,7 +13,9 @@ from joyhallo.conditioning.anatomy import SILHOUETTE
 from joyhallo.data import motion
 from joyhallo.data.canonical import CanonicalMesh
 from joyhallo.data.gestures import Gesture
-from joyhallo.data.mouth import paint_mouth
+from joyhallo.data.mouth import MouthLook, paint_inside
+from joyhallo.data.raster import Patches, Window, blend_into, cut_patches, draw, soft_polygon, window_around
+from joyhallo.data.teeth import Teeth
 
 _NUM_MESH = 468
 _INNER_UPPER, _INNER_LOWER = anatomy.INNER_UPPER_LIP[1:-1], anatomy.INNER_LOWER_LIP[1:-1]  # without the corners
@@ -22,6 +29,19 @@ _EYES = (
     (anatomy.RIGHT_EYE, motion.RIGHT_EYE_UPPER, motion.RIGHT_EYE_LOWER, _RIGHT_FOLD),
     (anatomy.LEFT_EYE, motion.LEFT_EYE_UPPER, motion.LEFT_EYE_LOWER, _LEFT_FOLD),
 )
+_SHUT_CM = 0.12  # lips nearer than this are shut
+_SAMPLES = 3  # a pixel and direction, around lips and lids
+_SEAM = 0.45  # how dark the line between shut lips is that the picture does not show
+_TEETH_INSET_CM = 0.15  # of the inner line of parted lips: the texture of the lips starts here, without teeth
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Where one frame has everything, in pixels of the frame."""
+
+    points: np.ndarray  # [478, 3] the face mesh with the irises
+    flat: np.ndarray  # [468 + O, 2] the mesh and the points around the face
+    rigid: np.ndarray  # [468, 2] where the mesh would go if the head moved and the face did not
 
 
 def _within(triangles: np.ndarray, ring: tuple[int, ...]) -> np.ndarray:
@@ -57,23 +77,28 @@ class TalkingPortrait:
     """One square portrait prepared for moving; `render` gives its frames."""
 
     def __init__(self, image: np.ndarray, points: np.ndarray, mesh: CanonicalMesh) -> None:
-        """`image` [S, S, 3] uint8 RGB; `points` [478, 3] of it."""
+        """`image` [S, S, 3] uint8 RGB; `points` [478, 3] of it. Its teeth are painted until `with_teeth` gives it some."""
         self.image, self.size = image, image.shape[0]
         self.points = points.astype(np.float64).copy()
         self.pose = motion.fit_pose(self.points, mesh.vertices)
         self.opening = float(motion.lip_gap(self.pose.to_canonical(self.points)))
-        self._is_shut = self.opening < 0.12  # centimetres
+        self._is_shut = self.opening < _SHUT_CM
         if self._is_shut:
             self._settle_lip_line()
         self.canonical = self.pose.to_canonical(self.points)
         self.rest = closed_mouth(self.canonical)
         self._prepare_outside()
         self._split_triangles(mesh.triangles)
-        self._columns, self._rows = np.meshgrid(np.arange(self.size, dtype=np.float32), np.arange(self.size, dtype=np.float32))
         cheeks = self.points[[205, 425, 187, 411, 50, 280], :2].astype(int).clip(2, self.size - 3)
-        self.skin = np.median([image[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(0) for x, y in cheeks], 0)
+        skin = np.median([image[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(0) for x, y in cheeks], 0)
         lips = self.points[[0, 17, 37, 267, 84, 314], :2].astype(int).clip(0, self.size - 1)
-        self.lip = np.median([image[y, x] for x, y in lips], 0)
+        lip = np.median([image[y, x] for x, y in lips], 0)
+        self.look = MouthLook(skin, lip, None, False, self.pose.scale)
+
+    def with_teeth(self, teeth: Teeth | None, is_own: bool) -> "TalkingPortrait":
+        """This portrait, with a strip of teeth to show; `is_own`: read from this very picture, in its light."""
+        self.look = replace(self.look, teeth=teeth, has_own_teeth=is_own)
+        return self
 
     def _settle_lip_line(self) -> None:
         """Move the inner line of shut lips onto the dark valley between them, where the lips will part."""
@@ -90,7 +115,7 @@ class TalkingPortrait:
         shifts = np.convolve(np.pad(np.clip(shifts, middle - 1.2, middle + 1.2), 1, "edge"), [0.25, 0.5, 0.25], "valid")
         for (up, low), shift in zip(_INNER_PAIRS, shifts, strict=True):
             line = (self.points[up, 1] + self.points[low, 1]) / 2 + shift
-            self.points[up, 1], self.points[low, 1] = line - 0.15, line + 0.15
+            self.points[up, 1] = self.points[low, 1] = line
 
     def _prepare_outside(self) -> None:
         """Points around the face that follow it less and less, fixed ones on the border, and triangles between them."""
@@ -129,63 +154,99 @@ class TalkingPortrait:
         self._skin_triangles = triangles[~is_other]
         self._source = np.concatenate([self.points[:_NUM_MESH, :2], self._outside])
         if not self._is_shut:  # keep the teeth of an open mouth out of the lips' texture
-            inset = 1.2 * self.size / 256
-            self._source[list(_INNER_UPPER), 1] -= inset
-            self._source[list(_INNER_LOWER), 1] += inset
+            down = self.pose.rotation[:2, 1] * _TEETH_INSET_CM * self.pose.scale
+            self._source[list(_INNER_UPPER)] -= down
+            self._source[list(_INNER_LOWER)] += down
 
-    def place(self, gesture: Gesture, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the mesh and the outside points go, [468 + O, 2], and where the mesh would go if the head moved rigidly."""
-        mouth_width = np.linalg.norm(self.canonical[61] - self.canonical[291])
-        delta = gesture.shape[frame, :_NUM_MESH].copy()
-        is_low = self.canonical[:_NUM_MESH, 1] > self.canonical[1, 1]  # below the tip of the nose
-        delta[is_low, 0] *= np.clip(mouth_width / 5.2, 0.85, 1.2)
-        delta[~is_low] *= 0.5  # brows at half strength
-        shape = self.rest[:_NUM_MESH] + delta
-        for (up, low), gap in zip(_INNER_PAIRS, gesture.gap[frame, 1:-1], strict=True):
-            line = (shape[up, 1] + shape[low, 1]) / 2  # the opening itself, not its change: lips really meet
-            shape[up, 1], shape[low, 1] = line - gap / 2, line + gap / 2
-        blink = gesture.blink[frame]
-        for _, upper, lower, fold in _EYES:
-            lids = list(dict.fromkeys(upper + lower + fold))
-            shape[lids] = self.rest[lids]
-            for up, low, above in zip(upper[1:-1], lower[1:-1], fold, strict=True):
-                height = self.canonical[low, 1] - self.canonical[up, 1]
-                shape[up, 1] += 0.9 * blink * height
-                shape[low, 1] -= 0.08 * blink * height
-                shape[above, 1] += 0.45 * blink * height
+    def place(self, gesture: Gesture, frame: int) -> Placed:
+        """Where the mesh and the points around the face go in a frame of a gesture."""
+        shape = self._shape(gesture, frame)
         pose = motion.Pose(
             self.pose.scale * gesture.scale[frame],
             gesture.rotation[frame] @ self.pose.rotation,
             self.pose.shift + gesture.shift[frame] * self.pose.scale,
         )
-        moved, rigid = pose.to_picture(shape)[:, :2], pose.to_picture(self.canonical[:_NUM_MESH])[:, :2]
+        points, rigid = pose.to_picture(shape), pose.to_picture(self.canonical[:_NUM_MESH])[:, :2]
+        moved = points[:_NUM_MESH, :2]
         head = (rigid - self.points[:_NUM_MESH, :2])[self._owners]
         skin = (moved - rigid)[self._owners]
         outside = self._outside + self._head_share * head + self._skin_share * skin
-        return np.concatenate([moved, outside]), rigid
+        return Placed(points, np.concatenate([moved, outside]), rigid)
 
-    def render(self, gesture: Gesture, frame: int) -> np.ndarray:
-        """One frame of the moving portrait, RGB [S, S, 3]."""
-        placed, rigid = self.place(gesture, frame)
-        targets = [placed[self._outer_triangles], placed[self._skin_triangles]]
+    def _shape(self, gesture: Gesture, frame: int) -> np.ndarray:
+        """Canonical points [478, 3] of this face making the gesture; the irises stay in their places."""
+        mouth_width = np.linalg.norm(self.canonical[61] - self.canonical[291])
+        delta = gesture.shape[frame, :_NUM_MESH].copy()
+        is_low = self.canonical[:_NUM_MESH, 1] > self.canonical[1, 1]  # below the tip of the nose
+        delta[is_low, 0] *= np.clip(mouth_width / 5.2, 0.85, 1.2)
+        delta[~is_low] *= 0.5  # brows at half strength
+        shape = self.rest.copy()
+        shape[:_NUM_MESH] += delta
+        up, low, gap = list(_INNER_UPPER), list(_INNER_LOWER), gesture.gap[frame, 1:-1]
+        line = (shape[up, 1] + shape[low, 1]) / 2  # the opening itself, not its change: lips really meet
+        shape[up, 1], shape[low, 1] = line - gap / 2, line + gap / 2
+        # Lips that meet do so in the same points, or slits would stay between the two lines.
+        nearness = 0.5 * np.clip(1 - gap / 0.25, 0, 1)[:, None]
+        apart = nearness * (shape[low] - shape[up])[:, ::2]
+        shape[up, ::2] += apart
+        shape[low, ::2] -= apart
+        blink = gesture.blink[frame]
+        for _, upper, lower, fold in _EYES:
+            shape[list({*upper, *lower, *fold})] = self.rest[list({*upper, *lower, *fold})]
+            above, below, crease = list(upper[1:-1]), list(lower[1:-1]), list(fold)
+            height = self.canonical[below, 1] - self.canonical[above, 1]
+            shape[above, 1] += 0.92 * blink * height
+            shape[below, 1] -= 0.08 * blink * height
+            shape[crease, 1] += 0.45 * blink * height
+        return shape
+
+    def render(self, placed: Placed) -> np.ndarray:
+        """One frame of the moving portrait, RGB [S, S, 3] uint8."""
+        flat = placed.flat
+        targets = [flat[self._outer_triangles], flat[self._skin_triangles]]
         sources = [self._source[self._outer_triangles], self._source[self._skin_triangles]]
         for ring, triangles in self._eye_triangles:  # the eyeball moves with the head, the lids pass over it
-            to_source = np.linalg.lstsq(np.c_[rigid[ring], np.ones(len(ring))], self._source[ring], rcond=None)[0]
-            targets.append(placed[triangles])
-            sources.append(np.concatenate([placed[triangles], np.ones((*triangles.shape, 1))], -1) @ to_source)
-        warped = self._warp(np.concatenate(targets), np.concatenate(sources))
-        return paint_mouth(warped, placed[:_NUM_MESH], rigid, self.skin, self.lip)
+            to_source = np.linalg.lstsq(np.c_[placed.rigid[ring], np.ones(len(ring))], self._source[ring], rcond=None)[0]
+            targets.append(flat[triangles])
+            sources.append(np.concatenate([flat[triangles], np.ones((*triangles.shape, 1))], -1) @ to_source)
+        patches = cut_patches(np.concatenate(targets), np.concatenate(sources))
+        frame = draw(self.image, patches, Window(0, 0, self.size, self.size)).pixels
+        for ring, *_ in _EYES:
+            outline = flat[list(ring)]
+            window = window_around(outline, 5, self.size, _SAMPLES)
+            weights = soft_polygon(outline, window, 1.0, 0.8)
+            blend_into(frame, draw(self.image, patches, window).pixels, weights, window)
+        self._render_mouth(frame, patches, placed)
+        return frame
 
-    def _warp(self, targets: np.ndarray, sources: np.ndarray) -> np.ndarray:
-        """The picture with the source triangles [T, 3, 2] drawn at the target triangles [T, 3, 2]."""
-        owner = np.zeros((self.size, self.size), np.int32)
-        for index, corners in enumerate(np.round(targets * 16).astype(np.int32)):
-            cv2.fillConvexPoly(owner, corners, index, cv2.LINE_8, 4)
-        corners = np.concatenate([targets, np.ones((len(targets), 3, 1))], 2)
-        is_flat = np.abs(np.linalg.det(corners)) < 0.05
-        corners[is_flat] = np.eye(3)
-        maps = np.linalg.solve(corners, sources).astype(np.float32)
-        maps[is_flat] = [[1, 0], [0, 1], [0, 0]]
-        maps = maps[owner]
-        x, y = (maps[..., 0, axis] * self._columns + maps[..., 1, axis] * self._rows + maps[..., 2, axis] for axis in (0, 1))
-        return np.asarray(cv2.remap(self.image, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+    def _render_mouth(self, frame: np.ndarray, patches: Patches, placed: Placed) -> None:
+        """Draw the lips' edges and what is between them into the frame."""
+        ring = placed.flat[list(motion.INNER_RING)]
+        window = window_around(ring, 6, self.size, _SAMPLES)
+        drawn = draw(self.image, patches, window)
+        pixels = drawn.pixels.astype(np.float32)
+        columns, rows = window.grid()
+        if not drawn.is_covered.all():
+            behind = ~drawn.is_covered
+            at = np.stack(np.meshgrid(columns, rows), -1)
+            pixels[behind] = paint_inside(at, placed.flat[:_NUM_MESH], placed.rigid, self.look)[behind]
+        if not self._is_shut:
+            pixels *= self._seam(placed, window)[..., None]
+        weights = soft_polygon(ring, window, 1.2, 0.8)
+        blend_into(frame, np.clip(pixels, 0, 255).astype(np.uint8), weights, window)
+
+    def _seam(self, placed: Placed, window: Window) -> np.ndarray:
+        """How much light, [h·f, w·f], is left of the line where parted lips have met."""
+        factor = window.factor
+        pairs = np.array(_INNER_PAIRS)
+        upper, lower = placed.flat[pairs[:, 0]], placed.flat[pairs[:, 1]]
+        ends = placed.flat[[78, 308]]
+        line = np.concatenate([ends[:1], (upper + lower) / 2, ends[1:]])
+        gap_cm = np.linalg.norm(lower - upper, axis=1).mean() / self.pose.scale
+        strength = _SEAM * float(np.clip(1 - gap_cm / 0.15, 0, 1))
+        mask = np.zeros((window.height * factor, window.width * factor), np.uint8)
+        at = np.round((line - [window.left, window.top] + 0.5) * factor * 16).astype(np.int32)
+        width = max(1, round(0.05 * self.pose.scale * factor))
+        cv2.polylines(mask, [at], False, 255, width, cv2.LINE_AA, 4)
+        soft = cv2.GaussianBlur(mask, (0, 0), 0.05 * self.pose.scale * factor).astype(np.float32) / 255
+        return 1 - strength * soft

@@ -1,0 +1,138 @@
+"""`joyhallo data synth`: still portraits and recorded speech become talking clips to train on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from joyhallo.data.synthesis import SynthesisProgress, SynthesisResult
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Clips:
+    """What is made."""
+
+    syllables: Path | None = None
+    "A folder of recorded Mandarin syllables (niu4.opus): every other clip is then made of them."
+    clips: int | None = None
+    "How many clips in all, spread over the portraits."
+    takes: int | None = None
+    "Clips of every portrait; 1 by default."
+    size: int = 256
+    "Side of the square frames in pixels."
+    frames: int = 48
+    "Frames of a clip at 25 a second; clips of short videos have fewer."
+    num_videos: int = 400
+    "Use so many of the videos at most, chosen evenly."
+    workers: int | None = None
+    "Processes; one for every core by default."
+    seed: int = 0
+    "Same seed, same clips."
+
+
+def synth(
+    *,
+    portraits: Annotated[list[Path], Parameter(consume_multiple=True)],
+    videos: Annotated[list[Path], Parameter(consume_multiple=True)],
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    clips: Clips = Clips(),
+) -> int:
+    """Make talking clips from still portraits, with movement and sound of real talking clips.
+
+    Every portrait that qualifies speaks; the others are named with the reason in report.jsonl. People and recordings that
+    are held out by their names stay together and are marked. A run that was stopped goes on when the same command is given
+    again; more takes later add clips to those that are there.
+
+    Parameters
+    ----------
+    portraits
+        Folders of pictures with one face each, seen from the front.
+    videos
+        Folders of talking clips, or datasets made by `joyhallo data prepare`.
+    output
+        The folder of the dataset.
+    """
+    from joyhallo.data.synthesis import SynthesisRequest, synthesise
+    from joyhallo.weights.hub import face_models_path
+
+    request = SynthesisRequest(
+        portraits=tuple(portraits),
+        videos=tuple(videos),
+        output=output,
+        face_models=face_models_path(),
+        syllables=clips.syllables,
+        num_takes=clips.takes,
+        num_clips=clips.clips,
+        size_px=clips.size,
+        num_frames=clips.frames,
+        num_videos=clips.num_videos,
+        num_workers=clips.workers if clips.workers is not None else os.cpu_count() or 1,
+        seed=clips.seed,
+    )
+    with _progress_shown() as show:
+        result = synthesise(request, show)
+    _say(result, output)
+    return 0
+
+
+def _say(result: SynthesisResult, output: Path) -> None:
+    index = result.index
+    print(f"{output}: {index.num_samples} clips, {index.hours:.2f} h at {index.size_px} px, {len(index.shards)} tars")
+    if result.num_made:
+        print(f"made now: {result.num_made} clips in {result.made_s:.0f} s")
+    if result.num_refused:
+        print(f"not used: {result.num_refused} portraits or videos; {output / 'report.jsonl'} says why")
+
+
+@contextmanager
+def _progress_shown() -> Iterator[Callable[[SynthesisProgress], None]]:
+    """A bar on standard error; a line for every tenth of a stage where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield _TenthByTenth().show
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("starting", total=None, text="")
+
+        def show(progress: SynthesisProgress) -> None:
+            bars.update(
+                task,
+                description=progress.stage,
+                total=progress.num_total or 1,
+                completed=progress.num_done,
+                text=_text(progress),
+            )
+
+        yield show
+
+
+class _TenthByTenth:
+    def __init__(self) -> None:
+        self._last: tuple[str, int] | None = None
+
+    def show(self, progress: SynthesisProgress) -> None:
+        now = (progress.stage, 10 * progress.num_done // max(1, progress.num_total))
+        if progress.num_total and now != self._last:
+            print(f"{progress.stage}: {_text(progress)}", file=sys.stderr, flush=True)
+        self._last = now
+
+
+def _text(progress: SynthesisProgress) -> str:
+    text = f"{progress.num_done}/{progress.num_total}"
+    if progress.left_s is not None and progress.num_done < progress.num_total:
+        minutes, seconds = divmod(round(progress.left_s), 60)
+        text += f", {minutes}:{seconds:02d} left"
+    return text

@@ -1,0 +1,149 @@
+"""Many ways to move: the head's sway, blinks, brows, how far a speaker opens the mouth, how fast it all goes.
+
+A gesture taken off one speaker is changed at random, so that a corpus of one man does not make everyone move like him.
+"""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from joyhallo.data.gestures import Gesture, part_of_rotation
+
+_FPS = 25
+_BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
+_FOREHEAD = (108, 69, 104, 68, 337, 299, 333, 298, 9, 151)  # it follows the brows by half
+# How far shut the lids are, frame by frame, in three kinds of blinks.
+_BLINKS = ((0.5, 1.0, 1.0, 0.6, 0.25), (0.6, 1.0, 0.7, 0.3), (0.3, 0.8, 1.0, 1.0, 0.75, 0.4, 0.15))
+
+
+@dataclass(frozen=True)
+class Style:
+    """One way to move; see `draw_style`."""
+
+    filmed_head: float  # share of the filmed movement of the head
+    sway_deg: tuple[float, float, float]  # nodding, turning, tilting
+    sway_cm: float
+    nod_deg: float  # with the loudness of the speech
+    blinks_per_s: float
+    keeps_blinks: bool  # those of the film
+    brows_cm: float  # how far the brows rise and sink
+    brow_accent_cm: float  # with the loudness of the speech
+    mouth: float  # how far the mouth opens, against the film
+    width: float  # how far its corners move
+
+
+def draw_style(random: np.random.Generator) -> Style:
+    """A style at random; one in five hardly moves the head, as people do who read aloud."""
+    liveliness = float(random.choice([0.3, 0.8, 1.2, 1.6], p=[0.2, 0.35, 0.3, 0.15]))
+    return Style(
+        filmed_head=float(random.uniform(0.3, 1.3)),
+        sway_deg=(
+            liveliness * float(random.uniform(0.8, 2.6)),
+            liveliness * float(random.uniform(0.8, 3.5)),
+            liveliness * float(random.uniform(0.5, 2.2)),
+        ),
+        sway_cm=liveliness * float(random.uniform(0.02, 0.14)),
+        nod_deg=liveliness * float(random.uniform(0.0, 2.5)),
+        blinks_per_s=float(random.uniform(0.12, 0.6)),
+        keeps_blinks=bool(random.random() < 0.3),
+        brows_cm=float(random.uniform(0.0, 0.22)),
+        brow_accent_cm=float(random.choice([0.0, random.uniform(0.0, 0.35)])),
+        mouth=float(np.exp(random.normal(0, 0.12))),
+        width=float(np.exp(random.normal(0, 0.15))),
+    )
+
+
+def act_out(gesture: Gesture, loudness: np.ndarray, style: Style, random: np.random.Generator) -> Gesture:
+    """The gesture in a style; `loudness` [F] in [0, 1] of the speech, which heads and brows follow."""
+    count = len(gesture.blink)
+    beat = _smooth(loudness, 3.0)
+    sway = np.stack([_wander(count, random) for _ in range(3)], 1) * np.radians(style.sway_deg)
+    sway[:, 0] += np.radians(style.nod_deg) * (beat - beat.mean())
+    shift = np.stack([_wander(count, random) for _ in range(3)], 1) * style.sway_cm * [1.0, 0.5, 0.0]
+    rotation = np.stack(
+        [
+            cv2.Rodrigues(angles)[0] @ part_of_rotation(filmed, style.filmed_head)
+            for angles, filmed in zip(sway, gesture.rotation, strict=True)
+        ]
+    )
+    shape = gesture.shape * style.mouth
+    shape[..., 0] *= style.width / style.mouth
+    shape[:, (*_BROWS, *_FOREHEAD)] = _brows(gesture, beat, style, random)
+    blink = gesture.blink if style.keeps_blinks else draw_blinks(count, style.blinks_per_s, random)
+    return replace(
+        gesture,
+        shape=shape,
+        gap=gesture.gap * style.mouth,
+        blink=blink,
+        rotation=rotation,
+        scale=gesture.scale**style.filmed_head * (1 + 0.1 * style.sway_cm * _wander(count, random)),
+        shift=gesture.shift * style.filmed_head + shift,
+    )
+
+
+def _brows(gesture: Gesture, beat: np.ndarray, style: Style, random: np.random.Generator) -> np.ndarray:
+    """Movement [F, B, 3] of the brows and the forehead: the film's, a slow change, and accents."""
+    points = [*_BROWS, *_FOREHEAD]
+    moved = gesture.shape[:, points] * random.uniform(0.2, 1.2)
+    rise = style.brows_cm * _wander(len(beat), random) + style.brow_accent_cm * np.clip(beat - 0.6, 0, 0.4) / 0.4
+    share = np.r_[np.full(len(_BROWS), 2.0), np.full(len(_FOREHEAD), 1.0)]  # the portrait shows brows at half strength
+    moved[..., 1] -= rise[:, None] * share
+    return moved
+
+
+def draw_blinks(num_frames: int, per_s: float, random: np.random.Generator) -> np.ndarray:
+    """How far shut the lids are, [F] in [0, 1]: blinks at random times, now and then two at once."""
+    lids = np.zeros(num_frames)
+    time = float(random.exponential(1 / per_s))
+    while time * _FPS < num_frames:
+        curve = _BLINKS[int(random.integers(len(_BLINKS)))]
+        first = int(time * _FPS)
+        for frame, value in enumerate(curve[: num_frames - first], first):
+            lids[frame] = max(lids[frame], value)
+        pause = 0.32 if random.random() < 0.12 else 0.5 + float(random.exponential(1 / per_s))
+        time += pause
+    return lids
+
+
+def loudness_of(speech: np.ndarray, num_frames: int) -> np.ndarray:
+    """Loudness [F] in [0, 1] of speech [F·640]: decibels under the loudest frame, 40 dB and less are 0."""
+    frames = speech[: num_frames * 640].reshape(num_frames, 640).astype(np.float64)
+    level_db = 10 * np.log10(np.square(frames).mean(1) + 1e-10)
+    return np.clip(1 + (level_db - level_db.max()) / 40, 0, 1)
+
+
+def faster(gesture: Gesture, factor: float, start: float, num_frames: int) -> Gesture:
+    """`num_frames` frames from frame `start` on, `factor` times as fast as filmed, between the filmed frames."""
+    at = np.clip(start + np.arange(num_frames) * factor, 0, len(gesture.blink) - 1)
+    low = np.minimum(at.astype(int), len(gesture.blink) - 2)
+    share = at - low
+
+    def between(values: np.ndarray) -> np.ndarray:
+        weight = share.reshape(-1, *[1] * (values.ndim - 1))
+        return values[low] * (1 - weight) + values[low + 1] * weight
+
+    parts = {name: between(getattr(gesture, name)) for name in gesture.__dataclass_fields__}
+    # Halfway between two rotations is no rotation: the nearest one is.
+    left, _, right = np.linalg.svd(parts["rotation"])
+    parts["rotation"] = left @ right
+    # A closure that lies between two frames is still a closure.
+    nearest = np.where(share < 0.5, low, low + 1)
+    is_shut = gesture.gap[nearest].max(1) <= 0
+    parts["gap"][is_shut] = 0
+    return Gesture(**parts)
+
+
+def _wander(num_frames: int, random: np.random.Generator) -> np.ndarray:
+    """A slow random curve [F] of about unit deviation: waves of 0.08 to 0.7 a second."""
+    times = np.arange(num_frames) / _FPS
+    rates = random.uniform(0.08, 0.7, 4)
+    phases = random.uniform(0, 2 * np.pi, 4)
+    strengths = random.uniform(0.3, 1.0, 4) / (0.3 + rates)
+    waves = np.sin(2 * np.pi * rates * times[:, None] + phases) @ strengths
+    return np.asarray(waves / np.sqrt(np.square(strengths).sum() / 2))
+
+
+def _smooth(values: np.ndarray, width: float) -> np.ndarray:
+    kernel = np.exp(-0.5 * (np.arange(-9, 10) / width) ** 2)
+    return np.convolve(np.pad(values, 9, "edge"), kernel / kernel.sum(), "valid")

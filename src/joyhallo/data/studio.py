@@ -1,0 +1,228 @@
+"""One synthetic clip: a portrait, somebody's movement, and the sound that goes with it, as an ordinary sample."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from joyhallo.conditioning.anatomy import SILHOUETTE, silhouette_box
+from joyhallo.conditioning.face import Face
+from joyhallo.conditioning.identity import MiniIdentity
+from joyhallo.conditioning.masks import clip_box, clip_masks
+from joyhallo.conditioning.speech import MelSpeech
+from joyhallo.data import mandarin
+from joyhallo.data.acting import act_out, draw_style, faster, loudness_of
+from joyhallo.data.canonical import read_canonical_mesh
+from joyhallo.data.frames import SAMPLES_PER_FRAME
+from joyhallo.data.framing import FaceCrop, face_crop
+from joyhallo.data.gestures import Gesture, read_gesture
+from joyhallo.data.lighting import relight, stylise
+from joyhallo.data.samples import Annotations, Facts, write_sample
+from joyhallo.data.speakers import Film, load_tracked
+from joyhallo.data.stills import Still, load_study
+from joyhallo.data.teeth import Teeth, is_natural, read_teeth
+from joyhallo.data.tracking import measure_sharpness
+from joyhallo.data.voices import played, recorded
+from joyhallo.data.warp import TalkingPortrait
+from joyhallo.media.image import read_image
+from joyhallo.weights.hub import bundled_folder
+from joyhallo.weights.pipeline_folder import load_component
+
+FACE_SHARES = (0.4, 0.74)  # of the frame's side that the face fills; most pictures allow no less than half
+_FEWEST_FRAMES = 24
+_SPEED = 0.16  # natural logarithm of the greatest change of speed, and so of the voice
+_NUM_DONORS = 20  # films whose lips the Mandarin shapes are fitted on
+_SPOKEN = 0.4  # loudness from which a frame counts as speech: 24 dB under the loudest
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """A clip to make."""
+
+    key: str
+    still: Still
+    is_mandarin: bool
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Everything that clips are made from."""
+
+    work: Path  # the folder with the studies of portraits, the tracked films and the finished clips
+    face_models: Path  # the `.task` bundle
+    lenders: dict[bool, tuple[Film, ...]]  # of movement and sound: the held-out ones (True), and the others
+    smiles: dict[bool, tuple[Still, ...]]  # whose teeth may be given to others
+    syllables: Path | None
+    size_px: int
+    num_frames: int
+    seed: int
+
+    def study_of(self, still: Still) -> Path:
+        """Where a portrait's study is kept."""
+        return self.work / "portraits" / f"{still.name}.npz"
+
+    def track_of(self, film: Film) -> Path:
+        """Where a tracked film is kept."""
+        return self.work / "videos" / f"{film.name}.npz"
+
+
+def generator(seed: int, key: str) -> np.random.Generator:
+    """Random numbers of one clip: they depend on nothing but the seed and its key."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return np.random.default_rng([seed, *np.frombuffer(digest[:16], np.uint32).tolist()])
+
+
+@dataclass(frozen=True, eq=False)
+class _Performance:
+    """What a portrait is to do and to say."""
+
+    gesture: Gesture
+    speech: np.ndarray  # [F·640] float32
+
+
+class Studio:
+    """Makes clips; one of them per process."""
+
+    def __init__(self, cast: Cast) -> None:
+        torch.set_num_threads(1)  # there is a process for every core
+        cv2.setNumThreads(1)
+        self._cast = cast
+        self._mesh = read_canonical_mesh(cast.face_models)
+        mini = bundled_folder("mini")
+        self._identity = MiniIdentity(load_component(mini / "identity_encoder", "IdentityNetwork", torch.float32))
+        self._encoder = MelSpeech(load_component(mini / "speech_encoder", "MelSpeechNetwork", torch.float32))
+        self._syllables = mandarin.read_syllables(cast.syllables) if cast.syllables else {}
+        self._performances: OrderedDict[str, _Performance] = OrderedDict()
+        self._basis: mandarin.LipBasis | None = None
+
+    def make(self, plan: ClipPlan) -> str:
+        """Write the sample of a plan into the folder `clips` of the work folder; returns its key."""
+        cast, still = self._cast, plan.still
+        random = generator(cast.seed, plan.key)
+        is_held_out = still.is_held_out
+        portrait = self._portrait(still, random)
+        performance = self._mandarin(is_held_out, random) if plan.is_mandarin else self._filmed(is_held_out, random)
+        num_frames = len(performance.gesture.blink)
+        loudness = loudness_of(performance.speech, num_frames)
+        gesture = act_out(performance.gesture, loudness, draw_style(random), random)
+        speech = recorded(performance.speech, random)
+        finish = partial(stylise, seed=int(random.integers(2**31)))
+        placed = [portrait.place(gesture, frame) for frame in range(num_frames)]
+        points = np.stack([frame.points for frame in placed]).astype(np.float32)
+        picture = finish(portrait.image)
+        annotations = self._annotations(picture, portrait.points, points, speech)
+        box = silhouette_box(portrait.points)
+        facts = Facts(
+            key=plan.key,
+            source=f"{still.path.parent.name}/{still.path.name}",
+            start_s=0.0,
+            num_frames=num_frames,
+            size_px=cast.size_px,
+            speaker=still.person,
+            is_held_out=is_held_out,
+            is_synthetic=True,
+            identity_encoder="mini",
+            speech_encoder="mini",
+            face_share=float(np.prod(box[2:] - box[:2]) / cast.size_px**2),
+            sharpness=measure_sharpness(picture, box),
+            speech_share=float((loudness > _SPOKEN).mean()),
+            sync_offset_frames=None,  # in time by the way it is made, and not measured
+            sync_confidence=None,
+        )
+        frames: Iterator[np.ndarray] = (finish(portrait.render(frame)) for frame in placed)
+        write_sample(cast.work / "clips", facts, annotations, frames, picture)
+        return plan.key
+
+    def _portrait(self, still: Still, random: np.random.Generator) -> TalkingPortrait:
+        """The picture cut out, in other light, ready to move."""
+        studied = load_study(self._cast.study_of(still))
+        image = read_image(still.path)
+        size = (image.shape[0], image.shape[1])
+        crop = face_crop(studied.points, size, self._cast.size_px, float(random.uniform(*FACE_SHARES)))
+        fine = FaceCrop(crop.crop, 2 * self._cast.size_px)  # where its own teeth are read
+        lamp = int(random.integers(2**31))
+        picture, large = (relight(cut.cut(image), np.random.default_rng(lamp)) for cut in (crop, fine))
+        points = crop.move(studied.points)
+        portrait = TalkingPortrait(picture, points, self._mesh)
+        own = read_teeth(large, fine.move(studied.points), self._mesh.vertices, portrait.rest)
+        if own is not None and is_natural(own):
+            return portrait.with_teeth(own, is_own=True)
+        return portrait.with_teeth(self._borrowed_teeth(still, random), is_own=False)
+
+    def _borrowed_teeth(self, still: Still, random: np.random.Generator) -> Teeth | None:
+        """Those of somebody on the same side of the split; one's own of another picture, if there is one."""
+        smiles = self._cast.smiles[still.is_held_out]
+        same = [other for other in smiles if other.person == still.person]
+        chosen = same or list(smiles)
+        if not chosen:
+            return None
+        return load_study(self._cast.study_of(chosen[int(random.integers(len(chosen)))])).teeth
+
+    def _lender(self, film: Film) -> _Performance:
+        """A film's whole movement and sound; the last ones are kept."""
+        if film.name not in self._performances:
+            tracked = load_tracked(self._cast.track_of(film))
+            speech = tracked.speech.astype(np.float32) / 32767
+            self._performances[film.name] = _Performance(read_gesture(tracked.points, self._mesh.vertices), speech)
+            while len(self._performances) > 2 * _NUM_DONORS:
+                self._performances.popitem(last=False)
+        return self._performances[film.name]
+
+    def _drawn_lender(self, is_held_out: bool, random: np.random.Generator) -> _Performance:
+        films = self._cast.lenders[is_held_out]
+        return self._lender(films[int(random.integers(len(films)))])
+
+    def _filmed(self, is_held_out: bool, random: np.random.Generator) -> _Performance:
+        """Part of a film, a little faster or slower."""
+        whole = self._drawn_lender(is_held_out, random)
+        length = len(whole.gesture.blink)
+        factor = float(np.exp(random.uniform(-_SPEED, _SPEED)))
+        num_frames = max(min(_FEWEST_FRAMES, length), min(self._cast.num_frames, int((length - 1) / factor)))
+        factor = min(factor, (length - 1) / num_frames)
+        starts = random.uniform(0, max(0.0, length - 1 - num_frames * factor), 3)
+        # Of three parts that with the most movement of the lips: films begin and end in silence.
+        spans = [whole.gesture.gap[int(start) : int(start + num_frames * factor) + 1, 5].std() for start in starts]
+        return _at_speed(whole, factor, float(starts[int(np.argmax(spans))]), num_frames)
+
+    def _mandarin(self, is_held_out: bool, random: np.random.Generator) -> _Performance:
+        """A sentence of syllables in some voice, with the head of a film."""
+        if self._basis is None:
+            donors = [self._lender(film).gesture for film in self._cast.lenders[False][:_NUM_DONORS]]
+            self._basis = mandarin.fit_lip_basis(donors)
+        factor = float(np.exp(random.uniform(-_SPEED, _SPEED)))
+        num_frames = self._cast.num_frames
+        sentence = mandarin.speak(self._syllables[is_held_out], int(np.ceil(num_frames * factor)) + 2, random)
+        donor = self._drawn_lender(is_held_out, random).gesture
+        whole = _Performance(mandarin.act(sentence, self._basis, donor), sentence.speech)
+        return _at_speed(whole, factor, 0.0, num_frames)
+
+    def _annotations(
+        self, picture: np.ndarray, still_points: np.ndarray, points: np.ndarray, speech: np.ndarray
+    ) -> Annotations:
+        size = (self._cast.size_px, self._cast.size_px)
+        face = Face(1.0, silhouette_box(still_points).astype(np.float32), still_points.astype(np.float32))
+        sound = speech.astype(np.float32)
+        waveform = torch.from_numpy((sound - sound.mean()) / (sound.std() + 1e-7))
+        features = self._encoder.encode(waveform, len(points)).numpy().astype(np.float16)
+        return Annotations(
+            points=points,
+            speech=speech,
+            masks=clip_masks(points, size),
+            face_box=clip_box(points, SILHOUETTE, size),
+            face_embedding=self._identity.embed(picture, face).numpy(),
+            speech_features=features,
+        )
+
+
+def _at_speed(whole: _Performance, factor: float, start: float, num_frames: int) -> _Performance:
+    """`num_frames` from frame `start` on, `factor` times as fast; sound and lips stay together."""
+    # The middle of frame i lies at (i + 0.5)·640 samples, before and after.
+    first = SAMPLES_PER_FRAME * (start + 0.5 - 0.5 * factor)
+    speech = played(whole.speech, factor, first, num_frames * SAMPLES_PER_FRAME)
+    return _Performance(faster(whole.gesture, factor, start, num_frames), speech)
