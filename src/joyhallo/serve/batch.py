@@ -1,0 +1,145 @@
+"""Many videos from a list, without a server: the same durable jobs, in a folder beside the list."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from joyhallo.errors import UserError
+from joyhallo.media.files import require_file, require_output
+from joyhallo.serve.jobs import Asked, Consent, Jobs, Ticket
+from joyhallo.serve.records import Job
+from joyhallo.serve.settings import Settings
+
+_CLIENT = "batch"
+_LOOK_S = 0.2
+# What a line may ask for beside its files; the rest is decided for all lines by the command.
+LINE_SETTINGS = (
+    "steps", "guidance", "lip", "expression", "pose", "seed", "size", "face_index", "paste_back", "longest_side", "crf",
+    "mark", "mark_text", "mark_reason", "separate_vocals",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """One video of a list."""
+
+    number: int  # counted from 1
+    portrait: Path
+    speech: Path
+    output: Path
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one line ended: done, kept (made by an earlier run) or failed, and why."""
+
+    line: Line
+    status: str
+    note: str = ""
+
+
+def read_manifest(path: Path) -> list[Line]:
+    """The lines of a JSON-lines file: objects with portrait, speech, output and, if wanted, settings of `LINE_SETTINGS`.
+    Paths are relative to the folder of the file.
+
+    Raises:
+        UserError: no such file, a line that is no such object, a file that is not there, two lines with one output.
+    """
+    require_file(path, "manifest", UserError)
+    try:
+        rows = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"the manifest '{path}' is not text in UTF-8: save it as JSON lines") from error
+    lines = [_line(path, number, row) for number, row in enumerate(rows, 1) if row.strip()]
+    if not lines:
+        raise UserError(f"the manifest '{path}' has no lines: write one JSON object for each video")
+    seen: dict[Path, int] = {}
+    for line in lines:
+        if (earlier := seen.setdefault(line.output.absolute(), line.number)) != line.number:
+            raise UserError(f"lines {earlier} and {line.number} of '{path}' have the same output: give each its own")
+    return lines
+
+
+def _line(path: Path, number: int, row: str) -> Line:
+    where = f"line {number} of '{path}'"
+    try:
+        given = json.loads(row)
+    except ValueError as error:
+        raise UserError(f"{where} is no JSON ({error}): write one object a line") from error
+    if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in ("portrait", "speech", "output")):
+        raise UserError(f'{where} needs "portrait", "speech" and "output", each a path')
+    files = {key: path.parent / given.pop(key) for key in ("portrait", "speech", "output")}
+    for key in given:
+        if key not in LINE_SETTINGS:
+            raise UserError(f"{where}: the setting {key!r} is not known: use {', '.join(LINE_SETTINGS)}")
+    for key in ("portrait", "speech"):
+        require_file(files[key], f"{key} of line {number}", UserError)
+    require_output(files["output"], f"output of line {number}", UserError)
+    return Line(number, settings=given, **files)
+
+
+def run_batch(
+    manifest: Path, settings: Settings, *, overwrite: bool = False, on_progress: Callable[[Line, Job], None] = lambda *_: None
+) -> Iterator[Ended]:
+    """Make all videos of a list, in its order; killed and called again, it goes on. Yields each as it ends.
+
+    Raises:
+        UserError: the list cannot be used, an output is there that no earlier run of it made, the folder is in use.
+    """
+    lines = read_manifest(manifest)
+    roomy = dataclasses.replace(settings.limits, jobs_per_client=len(lines) + 1, jobs_waiting=len(lines) + 1, kept_s=1e12)
+    roomy = dataclasses.replace(roomy, kept_bytes=2**62)
+    with Jobs(dataclasses.replace(settings, limits=roomy)) as jobs:
+        waiting: dict[int, tuple[Line, Ticket]] = {}
+        for line in lines:
+            ticket, is_kept = _hand_in(jobs, line, overwrite=overwrite)
+            if is_kept:
+                yield Ended(line, "kept", "made by an earlier run")
+            else:
+                waiting[line.number] = line, ticket
+        while waiting:
+            for line, ticket in list(waiting.values()):
+                job = jobs.get(ticket.id, ticket.secret)
+                on_progress(line, job)
+                if job.status not in ("queued", "running"):
+                    del waiting[line.number]
+                    if job.status == "done":
+                        jobs.hand_over(ticket.id, ticket.secret, line.output)
+                    yield Ended(line, job.status, job.note)
+            time.sleep(_LOOK_S)
+
+
+def _hand_in(jobs: Jobs, line: Line, *, overwrite: bool) -> tuple[Ticket, bool]:
+    """The job of a line; second: whether an earlier run made its video."""
+    from joyhallo.media.audio import probe_speech
+
+    asked = Asked(
+        portrait=line.portrait,
+        speech=line.speech,
+        duration_s=probe_speech(line.speech).duration_s,
+        client=_CLIENT,
+        consent=Consent(is_given=True, basis="given by who ran the command"),
+        settings=line.settings,
+    )
+    asked = dataclasses.replace(asked, idempotency_key=f"{asked.fingerprint()}:{line.output.name}")
+    ticket = jobs.submit(asked)
+    job = jobs.get(ticket.id, ticket.secret)
+    if ticket.is_new and line.output.exists() and not overwrite:
+        jobs.delete(ticket.id, ticket.secret)
+        raise UserError(f"the output '{line.output}' of line {line.number} exists already: add --overwrite, or move it")
+    if job.status == "expired" and line.output.exists():
+        return ticket, True
+    if job.status in ("failed", "cancelled", "expired"):  # another try
+        jobs.delete(ticket.id, ticket.secret)
+        ticket = jobs.submit(asked)
+    return ticket, False
+
+
+def folder_beside(manifest: Path) -> Path:
+    """Where the jobs of a list are kept."""
+    return manifest.with_name(f".{manifest.name}.joyhallo")

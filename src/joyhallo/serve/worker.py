@@ -1,0 +1,101 @@
+"""The process that renders: `python -m joyhallo.serve.worker LOCK SLOT`, one video at a time, one device."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from joyhallo.errors import UserError
+from joyhallo.serve.child import Parent
+
+_SAID_S = 0.2  # progress more often than this is kept back
+
+
+def main(lock: Path, slot: int) -> None:
+    """Answer messages {"portrait", "speech", "output", "preview", "settings"}: progress, then how it ended."""
+    from filelock import FileLock
+
+    parent = Parent()
+    for message in parent.messages():
+        try:
+            # Held by this process and not by the service: one that outlives a killed service for a moment still has them.
+            with FileLock(Path(message["output"]).with_suffix(".lock")), FileLock(f"{lock}.{slot}"):
+                _render(parent, message, slot)
+        except UserError as error:
+            parent.say(end="refused", note=str(error))
+        except (OSError, RuntimeError, MemoryError) as error:  # a disk, a device: it may go better next time
+            parent.say(end="broken", note=f"{type(error).__name__}: {error}")
+
+
+def _render(parent: Parent, message: Mapping[str, Any], slot: int) -> None:
+    from joyhallo.render import Progress, render
+
+    request = build_request(message, slot)
+    said_s = 0.0
+
+    def show(progress: Progress) -> None:
+        nonlocal said_s
+        is_clip = progress.clips_total > 0
+        if is_clip or time.monotonic() - said_s > _SAID_S:
+            if progress.clips_done:
+                write_preview(request.output, progress.clips_done - 1, Path(message["preview"]))
+            parent.say(progress=dataclasses.asdict(progress))
+            said_s = time.monotonic()
+
+    result = render(request, show)
+    parent.say(end="done", note="; ".join(result.notes), num_frames=result.num_frames, duration_s=result.duration_s)
+
+
+def build_request(message: Mapping[str, Any], slot: int) -> Any:  # noqa: ANN401 (a RenderRequest, whose import is slow)
+    """The request for `render` in a message of plain values.
+
+    Raises:
+        UserError: a setting that there is not.
+    """
+    import torch
+
+    from joyhallo.models.conditions import RegionScale
+    from joyhallo.render import RenderRequest
+
+    given = dict(message["settings"])
+    scale = RegionScale(*(given.pop(name, 1.0) for name in ("lip", "expression", "pose")))
+    if given.get("size") is not None:
+        given["size"] = tuple(given["size"])
+    for name in ("lora", "c2pa_cert", "c2pa_key"):
+        if given.get(name) is not None:
+            given[name] = Path(given[name])
+    if given.get("device", "auto") == "auto" and torch.cuda.device_count() > 1:
+        given["device"] = f"cuda:{slot % torch.cuda.device_count()}"
+    known = {field.name for field in dataclasses.fields(RenderRequest)}
+    if unknown := sorted(set(given) - known):
+        raise UserError(f"the setting {unknown[0]!r} is not known: leave it out")
+    paths = {name: Path(message[name]) for name in ("portrait", "speech", "output")}
+    return RenderRequest(**paths, region_scale=scale, **given)
+
+
+def write_preview(output: Path, clip: int, path: Path) -> None:
+    """The last frame of a finished clip, marked as made by AI, as a small JPEG."""
+    from PIL import Image
+
+    from joyhallo.job_folder import folder_of
+    from joyhallo.media.files import written_whole
+    from joyhallo.media.mark import DEFAULT_TEXT, Mark, MarkError
+    from joyhallo.media.segments import read_segment
+
+    frame = None
+    for frame in read_segment(folder_of(output) / f"clip_{clip:06d}.mkv"):  # noqa: B007 (the last one)
+        pass
+    if frame is None:
+        return
+    try:
+        frame = Mark((frame.shape[0], frame.shape[1]), DEFAULT_TEXT, "persistent").apply(frame, 0.0)
+    except MarkError:  # too small for the mark, and nothing is shown without it
+        return
+    with written_whole(path, "preview", UserError) as temporary:
+        Image.fromarray(frame).save(temporary, format="JPEG", quality=85)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
