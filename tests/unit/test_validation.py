@@ -1,4 +1,4 @@
-"""Validation: held-out clips alone, the same every time, labelled, and a run goes on as if it had not been. The board of curves."""
+"""Validation on held-out clips alone, the same every time; a run goes on as if it had not been. The board of curves."""
 
 import sys
 from dataclasses import replace
@@ -56,7 +56,8 @@ def test_videos_are_of_held_out_clips_and_labelled(first):
 
 def test_the_sheet_shows_made_above_true_frames(first, dataset):
     assert first.sheet.shape == (2 * 128, 7 * 128, 3)
-    true = dataset.frames(3, [7])[0].astype(float)
+    number = [facts.key for facts in dataset.facts].index("clip_3")
+    true = dataset.frames(number, [7])[0].astype(float)
     tile = first.sheet[128:, -128:].astype(float)
     assert np.abs(tile.mean((0, 1)) - true.mean((0, 1))).max() < 3
     assert not first.sheet[128:, :128].any()
@@ -129,7 +130,7 @@ def test_clips_are_chosen_by_their_speakers_and_the_same_in_any_order():
 
 def test_the_loss_on_held_out_samples_is_the_mean_over_them(dataset):
     picker = Picker(held_out_only(dataset.facts), Drawing(1, 1, 2, 2), seed=3)
-    assert picker.usable == [3]
+    assert [dataset.facts[i].key for i in picker.usable] == ["clip_3"]
     losses = [
         held_out_loss(lambda numbers: numbers, lambda n: torch.tensor(n).float() ** 2, 5, at_once) for at_once in (1, 2, 5)
     ]
