@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
+    from joyhallo.conditioning.face import FaceMesh
     from joyhallo.data.summary import Outcome, Spread, Summary
 
 app = App(name="data", help="Make datasets from videos or portraits, look at them, take over published ones.")
@@ -74,6 +75,7 @@ def import_published(
     /,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    meta: Path | None = None,
     size_px: Annotated[int, Parameter(name="--size")] = 512,
     speech_encoder: str = "chinese-wav2vec2-base",
     held_out_share: float = 0.02,
@@ -86,6 +88,8 @@ def import_published(
         The folder with videos or images, face_mask, sep_pose_mask, sep_face_mask, sep_lip_mask, face_emb, audio_emb, audios.
     output
         The dataset to write, or to go on with.
+    meta
+        A metadata file such as jdh-hallo_stage2.json: take only the clips that it names.
     size_px
         Side of the square frames.
     speech_encoder
@@ -93,14 +97,32 @@ def import_published(
     held_out_share
         Share of the videos that are never trained on, chosen by the hash of their name.
     """
-    from joyhallo.data.published import ImportSettings, import_dataset
-
-    settings = ImportSettings(size_px=size_px, speech_encoder=speech_encoder, held_out_share=held_out_share)
-    import_dataset(root, output, settings, progress=_show_progress)
+    from joyhallo.data.importing import ImportSettings, import_dataset
     from joyhallo.data.summary import summarise
 
+    mesh = _available_mesh()
+    if mesh is None:
+        print(
+            "joyhallo: no face models on this machine, landmarks stay unknown (`joyhallo models pull face-models`)",
+            file=sys.stderr,
+        )
+    settings = ImportSettings(size_px=size_px, speech_encoder=speech_encoder, held_out_share=held_out_share)
+    import_dataset(root, output, settings, meta=meta, mesh=mesh, progress=_show_progress)
     print("\n".join(_described(summarise(output))))
     return 0
+
+
+def _available_mesh() -> FaceMesh | None:
+    """What is there already; nothing is fetched for this."""
+    from joyhallo.conditioning.face import FaceMesh
+    from joyhallo.weights import hub
+    from joyhallo.weights.registry import FACE_MODEL_FILES
+
+    place = hub.own_face_models()
+    if place is None:
+        found = [hub.find(f"face_models/{name}") for name in FACE_MODEL_FILES]
+        place = found[0].parent if found[0] is not None and None not in found else None
+    return None if place is None else FaceMesh.from_path(place)
 
 
 def _show_progress(num_done: int, num_all: int) -> None:
