@@ -1,7 +1,5 @@
 """The parts that make talking clips: geometry, many ways to move, Mandarin shapes, teeth, sound, the split."""
 
-from functools import partial
-from operator import mul
 from pathlib import Path
 
 import cv2
@@ -14,7 +12,6 @@ from joyhallo.data.framing import FaceCrop, face_crop
 from joyhallo.data.gestures import Gesture, part_of_rotation, shut_when_nearly_shut, smooth
 from joyhallo.data.lighting import relight, stylise
 from joyhallo.data.mouth import MouthLook, paint_inside
-from joyhallo.data.parallel import each
 from joyhallo.data.raster import Window, blend_into, cut_patches, draw
 from joyhallo.data.stills import Still, list_stills
 from joyhallo.data.synthesis import SynthesisRequest, plan_clips
@@ -308,12 +305,3 @@ class TestPlan:
     def test_no_pictures(self, tmp_path):
         with pytest.raises(UserError, match="no picture"):
             list_stills([tmp_path])
-
-
-class TestParallel:
-    @pytest.mark.parametrize("num_workers", [1, 2])
-    def test_every_task_once(self, num_workers):
-        assert sorted(each(partial(partial, mul, 2), range(7), num_workers)) == [0, 2, 4, 6, 8, 10, 12]
-
-    def test_no_task(self):
-        assert list(each(partial(partial, mul, 2), [], 2)) == []

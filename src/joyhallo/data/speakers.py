@@ -88,12 +88,12 @@ def track(film: Film, finder: FaceMesh) -> Tracked:
         number = next(number for number, fact in enumerate(dataset.facts) if fact.key == film.key)
         annotations = dataset.annotations(number)
         if not np.isfinite(annotations.points).all():
-            return _refused("face lost", "the points of the face are not known in every frame")
+            return refused_film("face lost", "the points of the face are not known in every frame")
         return Tracked(annotations.points[:MAX_FRAMES], annotations.speech[: MAX_FRAMES * SAMPLES_PER_FRAME])
     try:
         return _track_file(film.path, finder)
     except (VideoError, AudioError) as problem:
-        return _refused("unreadable video", str(problem))
+        return refused_film("unreadable video", str(problem))
 
 
 def _track_file(path: Path, finder: FaceMesh) -> Tracked:
@@ -105,23 +105,24 @@ def _track_file(path: Path, finder: FaceMesh) -> Tracked:
             first_s = picture.time_s
         face = finder.track(picture.pixels(_LONGEST_PX), face)
         if face is None:
-            return _refused("no face", f"in frame {picture.slot}")
+            return refused_film("no face", f"in frame {picture.slot}")
         points.append(face.landmarks)
     speech = read_speech(path)
     late = round((sound_start_s(path) - first_s) * SAMPLE_RATE_HZ)
     speech = np.pad(speech, (late, 0)) if late > 0 else speech[-late:]
     num_frames = min(len(points), len(speech) // SAMPLES_PER_FRAME + 1)
     if num_frames < FPS:
-        return _refused("too short", f"{num_frames / FPS:.1f} s, 1 s is needed")
+        return refused_film("too short", f"{num_frames / FPS:.1f} s, 1 s is needed")
     num_samples = num_frames * SAMPLES_PER_FRAME
     speech = np.pad(speech[:num_samples], (0, max(0, num_samples - len(speech))))
     level = float(np.abs(speech).max())
     if level < 1e-3:
-        return _refused("silent", "there is no sound to speak with")
+        return refused_film("silent", "there is no sound to speak with")
     return Tracked(np.stack(points[:num_frames]), np.round(speech / max(1.0, level) * 32767).astype(np.int16))
 
 
-def _refused(reason: str, detail: str) -> Tracked:
+def refused_film(reason: str, detail: str) -> Tracked:
+    """What cannot be used, and why."""
     return Tracked(np.zeros((0, 478, 3), np.float32), np.zeros(0, np.int16), reason, detail)
 
 

@@ -81,9 +81,9 @@ def study(still: Still, finder: FaceMesh, mesh: CanonicalMesh, size_px: int) -> 
         face = choose_face(finder.detect(image), (image.shape[0], image.shape[1]))
     except PortraitError as problem:
         is_crowd = "choose" in str(problem)
-        return _refused("several faces" if is_crowd else "no face", str(problem))
+        return refused_still("several faces" if is_crowd else "no face", str(problem))
     except (ImageError, OSError) as problem:
-        return _refused("unreadable picture", str(problem))
+        return refused_still("unreadable picture", str(problem))
     face = finder.track(image, face) or face
     if face.landmarks.shape[0] != 478:
         raise UserError(
@@ -116,7 +116,8 @@ def _fault(points: np.ndarray, pose: motion.Pose, canonical: np.ndarray, size_px
     return None, ""
 
 
-def _refused(reason: str, detail: str) -> StudiedStill:
+def refused_still(reason: str, detail: str) -> StudiedStill:
+    """What cannot be used, and why."""
     return StudiedStill(np.zeros((0, 3), np.float32), reason, detail, None)
 
 

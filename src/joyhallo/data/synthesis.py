@@ -7,23 +7,23 @@ that was stopped goes on where it was, and the same options make the same clips,
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.data import mandarin
 from joyhallo.data.canonical import read_canonical_mesh
+from joyhallo.data.engine import Answer, LocalCrew, Work, attempt, run_all
 from joyhallo.data.index import INDEX_NAME, Index, read_index, read_shard, write_text
-from joyhallo.data.parallel import each
 from joyhallo.data.report import ReportLine, append_lines, read_lines
 from joyhallo.data.shards import pack
-from joyhallo.data.speakers import Film, list_films, load_tracked, save_tracked, track
-from joyhallo.data.stills import Still, list_stills, load_study, save_study, study
+from joyhallo.data.speakers import Film, list_films, load_tracked, refused_film, save_tracked, track
+from joyhallo.data.stills import Still, list_stills, load_study, refused_still, save_study, study
 from joyhallo.data.studio import Cast, ClipPlan, Studio
 from joyhallo.errors import UserError
 
@@ -84,16 +84,18 @@ def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
     stills = list_stills(request.portraits)
     films = list_films(request.videos, request.num_videos)
     new_stills = [still for still in stills if not (work / "portraits" / f"{still.name}.npz").exists()]
-    _run("portraits", partial(_study_worker, request, work), new_stills, request, show)
+    for answer in _run("portraits", partial(_study_worker, request, work), new_stills, request, show):
+        save_study(refused_still("failed", answer.problem or ""), work / "portraits" / f"{answer.task.name}.npz")
     new_films = [film for film in films if not (work / "videos" / f"{film.name}.npz").exists()]
-    _run("videos", partial(_track_worker, request, work), new_films, request, show)
+    for answer in _run("videos", partial(_track_worker, request, work), new_films, request, show):
+        save_tracked(refused_film("failed", answer.problem or ""), work / "videos" / f"{answer.task.name}.npz")
     lines = [*_still_lines(stills, work), *_film_lines(films, work)]
-    cast, usable = _cast(request, work, stills, films)
-    plans = plan_clips(request, [still for still in usable if _has_sound(cast, still)])
+    things, usable = _cast(request, work, stills, films)
+    plans = plan_clips(request, [still for still in usable if _has_sound(things, still)])
     lines += [
         ReportLine(str(still.path), None, False, "no held-out speech", "give more videos: one of them is then held out")
         for still in usable
-        if not _has_sound(cast, still)
+        if not _has_sound(things, still)
     ]
     _report(request.output, lines)
     if not plans:
@@ -103,7 +105,7 @@ def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
     finished = finished_keys(request.output)
     missing = [plan for plan in plans if plan.key not in finished]
     begun = time.monotonic()
-    _run("clips", partial(_clip_worker, cast), missing, request, show)
+    failed = {answer.task.key: answer for answer in _run("clips", partial(_clip_worker, things), missing, request, show)}
     made_s = time.monotonic() - begun
     index = pack(
         work / "clips",
@@ -111,8 +113,10 @@ def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
         is_moved=True,
         progress=lambda done, total: show(SynthesisProgress("packing", done, total, None)),
     )
-    _report(request.output, [ReportLine(str(plan.still.path), plan.key, True, None) for plan in plans])
-    return SynthesisResult(index, len(missing), sum(not line.is_kept for line in lines), made_s)
+    clip_lines = [_clip_line(plan, failed.get(plan.key)) for plan in plans]
+    _report(request.output, clip_lines)
+    num_refused = sum(not line.is_kept for line in (*lines, *clip_lines))
+    return SynthesisResult(index, len(missing) - len(failed), num_refused, made_s)
 
 
 def plan_clips(request: SynthesisRequest, stills: Sequence[Still]) -> list[ClipPlan]:
@@ -195,7 +199,7 @@ def _cast(request: SynthesisRequest, work: Path, stills: Sequence[Still], films:
             usable.append(still)
         if studied.teeth is not None:
             smiles[still.is_held_out].append(still)
-    cast = Cast(
+    things = Cast(
         work=work,
         face_models=request.face_models,
         lenders={is_held: tuple(kept) for is_held, kept in lenders.items()},
@@ -205,11 +209,11 @@ def _cast(request: SynthesisRequest, work: Path, stills: Sequence[Still], films:
         num_frames=request.num_frames,
         seed=request.seed,
     )
-    return cast, usable
+    return things, usable
 
 
-def _has_sound(cast: Cast, still: Still) -> bool:
-    return bool(cast.lenders[still.is_held_out])
+def _has_sound(things: Cast, still: Still) -> bool:
+    return bool(things.lenders[still.is_held_out])
 
 
 def _still_lines(stills: Iterable[Still], work: Path) -> list[ReportLine]:
@@ -229,6 +233,11 @@ def _film_lines(films: Iterable[Film], work: Path) -> list[ReportLine]:
     return lines
 
 
+def _clip_line(plan: ClipPlan, failed: Answer | None) -> ReportLine:
+    reason, detail = (None, "") if failed is None else ("failed", failed.problem or "")
+    return ReportLine(str(plan.still.path), plan.key, failed is None, reason, detail)
+
+
 def _report(dataset: Path, lines: Iterable[ReportLine]) -> None:
     """Add the lines that the report does not have yet."""
     known = {(line.get("source"), line.get("key"), line.get("reason")) for line in read_lines(dataset)}
@@ -237,17 +246,33 @@ def _report(dataset: Path, lines: Iterable[ReportLine]) -> None:
 
 def _run(
     stage: str,
-    start: Callable[[], Callable[[Any], Any]],
+    build: Callable[[], Work],
     tasks: Sequence[Any],
     request: SynthesisRequest,
     show: Show,
-) -> None:
-    """Do the tasks of a stage and tell how far it is."""
-    begun = time.monotonic()
+) -> list[Answer]:
+    """Do the tasks of a stage, tell how far it is, and give back those that failed."""
+    begun, failed = time.monotonic(), []
     show(SynthesisProgress(stage, 0, len(tasks), None))
-    for number, _ in enumerate(each(start, tasks, request.num_workers), 1):
+    for number, answer in enumerate(_answers(build, tasks, request.num_workers), 1):
         left_s = (time.monotonic() - begun) / number * (len(tasks) - number)
         show(SynthesisProgress(stage, number, len(tasks), left_s))
+        if answer.problem is not None:
+            failed.append(answer)
+    return failed
+
+
+def _answers(build: Callable[[], Work], tasks: Sequence[Any], num_workers: int) -> Iterator[Answer]:
+    """With one worker everything happens in this process."""
+    if num_workers > 1:
+        yield from run_all(LocalCrew(build), tasks, min(num_workers, len(tasks)))
+        return
+    work = build() if tasks else None
+    for task in tasks:
+        ended = attempt(cast("Work", work), task)
+        if ended.is_fatal:
+            raise UserError(ended.problem or "")
+        yield Answer(task, ended.result, ended.problem)
 
 
 def _study_worker(request: SynthesisRequest, work: Path) -> Callable[[Still], None]:
@@ -268,5 +293,5 @@ def _track_worker(request: SynthesisRequest, work: Path) -> Callable[[Film], Non
     return run
 
 
-def _clip_worker(cast: Cast) -> Callable[[ClipPlan], str]:
-    return Studio(cast).make
+def _clip_worker(things: Cast) -> Callable[[ClipPlan], str]:
+    return Studio(things).make
