@@ -144,6 +144,12 @@ def test_missing_facts_and_broken_annotations_are_one_line(tmp_path):
         read_annotations(content[: len(content) // 2], "a.safetensors")
 
 
+@pytest.mark.parametrize(("name", "value"), [("num_frames", "30"), ("num_frames", True), ("key", 3), ("is_held_out", None)])
+def test_facts_of_another_kind_are_one_line(name, value):
+    with pytest.raises(SampleError, match=f"for '{name}'"):
+        read_facts({**vars(made_facts("a")), name: value}, "a.json")
+
+
 def test_facts_of_a_later_program_can_be_read():
     values = {**vars(made_facts("a")), "mood": "glad"}
     assert read_facts(values, "a") == made_facts("a")

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -153,9 +155,38 @@ def test_a_packing_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, is_moved
     (stopped / "shards" / "000002.tar").write_bytes(b"half of a tar")
     (stopped / "shards" / ".000002.abc.partial.tar").write_bytes(b"half of a tar")
     pack(tmp_path / "work", stopped, SMALL_BYTES, is_moved=is_moved)
-    leftover = {"shards/.000002.abc.partial.tar": b"half of a tar"}
-    assert content_of(stopped) == content_of(whole) | leftover
+    assert content_of(stopped) == content_of(whole)
     assert bool(list((tmp_path / "work").iterdir())) != is_moved
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from joyhallo.data import shards
+append, num_files = shards._append, int(sys.argv[3])
+def killed(tar, source):
+    global num_files
+    num_files -= 1
+    if num_files < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return append(tar, source)
+shards._append = killed
+shards.pack(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[4]), is_moved=True)
+"""
+
+
+@pytest.mark.parametrize("num_files", [2, 9, 17])
+def test_a_packing_that_was_killed_goes_on_to_the_same_bytes(tmp_path, num_files):
+    """In the first, the second and the third tar."""
+    whole, stopped = make_dataset(tmp_path, 5, SMALL_BYTES), tmp_path / "stopped"
+    command = [sys.executable, "-c", KILLED, tmp_path / "work", stopped, str(num_files), str(SMALL_BYTES)]
+    done = subprocess.run([str(word) for word in command], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(stopped.rglob("*.partial.*"))
+    if num_files > 8:
+        assert len(Dataset(stopped)) == num_files // 8 * 2
+    pack(tmp_path / "work", stopped, SMALL_BYTES, is_moved=True)
+    assert content_of(stopped) == content_of(whole)
 
 
 def test_samples_that_are_not_finished_are_left_out(tmp_path):

@@ -40,7 +40,8 @@ class LatentCache:
 
     def __init__(self, dataset: Dataset, vae: nn.Module, folder: str | Path | None = None) -> None:
         """Raises DatasetError when latents are missing: `encode_dataset` makes them."""
-        self._places = [_place_of(shard, fingerprint(vae), folder) for shard in dataset.shards]
+        name = fingerprint(vae)
+        self._places = [_place_of(shard, name, folder) for shard in dataset.shards]
         self._has_variance = isinstance(vae, AutoencoderKL)
         self._shard_of: list[int] = []
         self._first: list[int] = []  # row of a sample's first frame

@@ -54,6 +54,12 @@ class Facts:
     sync_confidence: float | None
 
 
+_FACTS = tuple(field.name for field in fields(Facts))
+_KINDS = {
+    "key": str, "source": str, "num_frames": int, "size_px": int, "speaker": str, "is_held_out": bool, "is_synthetic": bool,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Annotations:
     """What was measured in a clip."""
@@ -128,12 +134,14 @@ def facts_text(values: dict[str, object]) -> str:
 
 def read_facts(values: object, where: str) -> Facts:
     """Facts out of parsed JSON; entries that are not known are left out. Raises SampleError when some are missing."""
-    names = [field.name for field in fields(Facts)]
     known = values if isinstance(values, dict) else {}
-    missing = [name for name in names if name not in known]
+    missing = [name for name in _FACTS if name not in known]
     if missing:
         raise SampleError(f"the facts in '{where}' have no '{missing[0]}': prepare this sample again")
-    return Facts(**{name: known[name] for name in names})
+    for name, kind in _KINDS.items():
+        if type(known[name]) is not kind:
+            raise SampleError(f"the facts in '{where}' have {known[name]!r} for '{name}': prepare this sample again")
+    return Facts(**{name: known[name] for name in _FACTS})
 
 
 def read_annotations(content: bytes, where: str) -> Annotations:

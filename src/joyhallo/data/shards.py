@@ -84,6 +84,7 @@ def pack(
     except OSError as problem:
         raise writing_error(problem, shards, "dataset", DatasetError) from problem
     with _locked(dataset_folder):
+        _sweep(dataset_folder)
         index = read_index(dataset_folder) if (dataset_folder / INDEX_NAME).exists() else None
         packed = {key for entry in index.shards for key in read_shard(dataset_folder, entry).members} if index else set()
         found = list(_finished_samples(work_folder))
@@ -216,6 +217,12 @@ def _with_shard(index: Index, entry: ShardEntry, num_frames: int) -> Index:
     hours = (round(index.hours * 3600 * index.fps) + num_frames) / index.fps / 3600
     values = {name: getattr(index, name) for name in ("version", "preset", "fps", "size_px")}
     return Index(**values, num_samples=index.num_samples + entry.num_samples, hours=hours, shards=(*index.shards, entry))
+
+
+def _sweep(dataset_folder: Path) -> None:
+    """Remove what a process that was killed has left half-written."""
+    for path in (*(dataset_folder / "shards").glob(".*.partial.*"), *dataset_folder.glob(".index.*.partial.json")):
+        path.unlink(missing_ok=True)
 
 
 def _remove(samples: list[_Sample]) -> None:
