@@ -64,6 +64,7 @@ def build_app(jobs: Jobs, uploads: Uploads, keys: Mapping[str, str] | None = Non
     async def life(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(jobs.__enter__)
         try:
+            uploads.clean()
             yield
         finally:
             await run_in_threadpool(jobs.__exit__)

@@ -14,7 +14,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "testserver")
-_OPEN = ("/health", "/ready")  # for whoever watches the service
+_SHOWN = ("video", "preview", "events")
 _log = logging.getLogger("joyhallo.serve")
 
 
@@ -76,6 +76,7 @@ class Guard:
             return 413, f"{int(length) / 1e6:.0f} MB are announced, {self.max_bytes / 1e6:g} are taken: give smaller files"
         path = scope["path"]
         state = scope.setdefault("state", {})
+        state["client"] = "nobody"
         if self.keys is None:
             host = headers.get("host", "").rsplit(":", 1)[0] if not headers.get("host", "").endswith("]") else headers["host"]
             if host not in _LOCAL_NAMES:
@@ -83,13 +84,20 @@ class Guard:
             if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
                 return 403, "requests from other sites are not taken"
             state["client"] = "local"
-        elif (path.startswith("/v1") or path == "/metrics") and path not in _OPEN:
+        elif (path.startswith("/v1") or path == "/metrics") and not _is_opened_by_secret(scope):
             kind, _, key = headers.get("authorization", "").partition(" ")
             client = client_of(self.keys, key.strip()) if kind.lower() == "bearer" else None
             if client is None:
                 return 401, "a key is needed: send the header Authorization: Bearer KEY"
             state["client"] = f"key:{client}"
         return None
+
+
+def _is_opened_by_secret(scope: Message) -> bool:
+    """A player on the page can send no key: what it shows is opened by the job's secret, which the route checks."""
+    parts = scope["path"].split("/")
+    is_shown = len(parts) == 5 and parts[:3] == ["", "v1", "jobs"] and parts[4] in _SHOWN
+    return is_shown and scope["method"] in ("GET", "HEAD") and b"secret=" in scope["query_string"]
 
 
 async def _answer(send: Send, status: int, error: str) -> None:

@@ -24,7 +24,8 @@ _COLORS = {"lip": (230, 60, 90), "expression": (60, 140, 230)}
 
 
 def main(num_bytes: int) -> None:
-    """Answer messages {"portrait", "speech", "folder", "max_pixels", "max_s", "face_index", "size", "face_share"}, or {"model"}."""
+    """Answer messages {"model"}, or {"portrait", "speech", "folder", "max_pixels", "max_s", "face_index", "size",
+    "face_share"}."""
     resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     parent = Parent()

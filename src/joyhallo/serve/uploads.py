@@ -57,9 +57,13 @@ class Uploads:
 
     def __init__(self, folder: Path, limits: Limits, look: Look = Look()) -> None:
         self.folder, self.limits, self.look = folder / "uploads", limits, look
-        shutil.rmtree(self.folder, ignore_errors=True)  # what a stopped service left
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._child = Child("joyhallo.serve.inspector", str(limits.decoding_bytes))
+
+    def clean(self) -> None:
+        """Remove what a stopped service left; only while the folder is ours."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def learn(self, model: str) -> None:
         """Look at portraits as the weights of that model do.
@@ -73,7 +77,6 @@ class Uploads:
 
     def close(self) -> None:
         self._child.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
     def taken(
