@@ -8,7 +8,6 @@
 import argparse
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,19 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joyhallo.data import heldout
 from joyhallo.data.pixels import prefer_channels_last, to_network
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.training.budget import Average, Budget
 from joyhallo.training.muon import Optimizers
+from joyhallo.training.pictures import FaceData, read_face_data
 
 logger = logging.getLogger(__name__)
-_SIZE = 256
-_NUM_VIDEOS, _EVERY_FRAME = 160, 5  # how much of the videos is read
 _SAVE_EVERY_S = 120.0
 _LATENT_NOISE = 0.1  # a little makes the decoder forgive the denoiser's errors
-# Where the mouth lies in the training framing, (top, bottom, left, right) as shares of the side.
-_MOUTH = (0.60, 0.85, 0.30, 0.70)
 _LUMA = (0.30, 0.59, 0.11)
 
 
@@ -71,40 +66,6 @@ class PatchDiscriminator(nn.Module):
         return [*activations, self.judge(images)]
 
 
-@dataclass(frozen=True, eq=False)
-class FaceData:
-    """What `joyhallo.data.faces` prepared: portraits [N, 320, 320, 3] and frames [M, 256, 256, 3], uint8, to train on.
-
-    The held-out ones are all [., 256, 256, 3], in the training framing.
-    """
-
-    portraits: np.ndarray
-    frames: np.ndarray
-    held_out_portraits: np.ndarray
-    held_out_frames: np.ndarray
-
-
-def read_face_data(folder: Path, talking: Path | None = None) -> FaceData:
-    """Read the output of `joyhallo.data.faces` and some frames of that of `joyhallo.data.synthesis`."""
-    with np.load(folder / "portraits.npz") as file:
-        crops, tight, persons = file["crops"], file["crops256"], file["persons"]
-    is_held = np.array([heldout.is_held_out_person(str(person)) for person in persons])
-    split = heldout.split_videos((folder / "videos").glob("*.npz"))
-    known = split.known[:: max(1, len(split.known) // _NUM_VIDEOS)]
-    frames = [_frames(path, 2, _EVERY_FRAME) for path in known]
-    for path in sorted(talking.glob("*/*.npz")) if talking else ():
-        with np.load(path) as file:
-            if not file["is_held_out"]:
-                frames.append(file["frames"][5::9])
-    held_frames = [_frames(path, 2, 5 * _EVERY_FRAME) for path in split.held_out]
-    return FaceData(crops[~is_held], np.concatenate(frames), tight[is_held], np.concatenate(held_frames))
-
-
-def _frames(path: Path, first: int, step: int) -> np.ndarray:
-    with np.load(path) as file:
-        return file["frames"][first::step]
-
-
 class Batches:
     """Random pictures: three batches of half-size cut-outs (half of them around the mouth), then one of whole faces."""
 
@@ -112,32 +73,36 @@ class Batches:
         self._data = data
         self._random = np.random.default_rng(seed)
 
-    def _face(self) -> np.ndarray:
-        random = self._random
+    def _face(self) -> tuple[np.ndarray, np.ndarray]:
+        """A picture [S, S, 3] and where its mouth is (row, column); half of the time mirrored."""
+        random, size = self._random, self._data.size_px
+        pictures = self._data.portraits if random.random() < 0.5 else self._data.frames
+        number = int(random.integers(len(pictures)))
+        picture, mouth = pictures.images[number], pictures.mouths[number]
         if random.random() < 0.5:
-            picture = self._data.portraits[random.integers(len(self._data.portraits))]
-            side = int(random.integers(236, 301))
-            top, left = (int(np.clip((320 - side) / 2 + random.normal() * 12, 0, 320 - side)) for _ in range(2))
-            how = cv2.INTER_AREA if side > _SIZE else cv2.INTER_CUBIC
-            picture = cv2.resize(picture[top : top + side, left : left + side], (_SIZE, _SIZE), interpolation=how)
-        else:
-            picture = self._data.frames[random.integers(len(self._data.frames))]
-        return picture[:, ::-1] if random.random() < 0.5 else picture
+            side = int(random.integers(round(0.85 * size), size + 1))
+            top, left = (int(value) for value in random.integers(0, size - side + 1, 2))
+            picture = cv2.resize(picture[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_CUBIC)
+            mouth = (mouth - [top, left]) * size / side
+        if random.random() < 0.5:
+            return picture[:, ::-1], np.array([mouth[0], size - mouth[1]])
+        return picture, mouth
 
     def _cut_out(self) -> np.ndarray:
-        random, half = self._random, _SIZE // 2
+        random, half = self._random, self._data.size_px // 2
+        picture, mouth = self._face()
         if random.random() < 0.5:
-            centre = _SIZE * np.array([0.68, 0.5]) + random.normal(size=2) * _SIZE * 0.06 - half / 2
-            top, left = (int(value) for value in np.clip(centre, 0, half))
+            corner = mouth + random.normal(size=2) * 0.12 * half - half / 2
+            top, left = (int(value) for value in np.clip(corner, 0, half))
         else:
             top, left = (int(value) for value in random.integers(0, half + 1, 2))
-        return self._face()[top : top + half, left : left + half]
+        return picture[top : top + half, left : left + half]
 
     def __iter__(self) -> Iterator[Tensor]:
         index = 0
         while True:
             is_whole = index % 4 == 3
-            pictures = [self._face() for _ in range(4)] if is_whole else [self._cut_out() for _ in range(16)]
+            pictures = [self._face()[0] for _ in range(4)] if is_whole else [self._cut_out() for _ in range(16)]
             images = to_network(np.stack(pictures))
             shape = (len(images), 3, 1, 1)
             gain, shift = self._random.normal(1, 0.05, shape), self._random.normal(0, 0.05, shape)
@@ -153,16 +118,23 @@ def psnr(decoded: Tensor, images: Tensor) -> float:
 @torch.no_grad()
 def measure(network: PatchAutoencoder, data: FaceData) -> dict[str, float]:
     """PSNR (dB) and sharpness of the mouth (share of the true local contrast) on held-out portraits and video frames."""
-    top, bottom, left, right = (round(share * _SIZE) for share in _MOUTH)
     results = {}
-    for name, pictures in (("portraits", data.held_out_portraits), ("frames", data.held_out_frames[:40])):
-        images = to_network(pictures)
+    for name, pictures in (("portraits", data.held_out_portraits), ("frames", data.held_out_frames)):
+        images = to_network(pictures.images)
         decoded = torch.cat([network(part) for part in images.split(8)]).clamp(-1, 1)
-        mouth, true_mouth = (batch[:, :, top:bottom, left:right] for batch in (decoded, images))
-        contrast = [(x - functional.avg_pool2d(x, 5, 1, 2)).abs().mean().item() for x in (mouth, true_mouth)]
+        mouths, contrasts = [], []
+        for number, (row, column) in enumerate(pictures.mouths):
+            reach = max(8, round(0.75 * float(pictures.widths[number])))
+            top, left = (max(0, round(float(middle)) - reach) for middle in (row, column))
+            pair = [
+                batch[number : number + 1, :, top : top + 2 * reach, left : left + 2 * reach] for batch in (decoded, images)
+            ]
+            mouths.append(psnr(*pair))
+            contrasts.append([(x - functional.avg_pool2d(x, 5, 1, 2)).abs().mean().item() for x in pair])
+        contrast = np.mean(contrasts, 0)
         results[f"{name}_db"] = psnr(decoded, images)
-        results[f"{name}_mouth_db"] = psnr(mouth, true_mouth)
-        results[f"{name}_mouth_sharpness"] = contrast[0] / contrast[1]
+        results[f"{name}_mouth_db"] = float(np.mean(mouths))
+        results[f"{name}_mouth_sharpness"] = float(contrast[0] / contrast[1])
     return results
 
 
@@ -191,8 +163,8 @@ def train_reconstruction(data: FaceData, folder: Path, minutes: float) -> PatchA
     """Phase 1: train everything; write the averaged network to the folder now and then and at the end."""
     torch.manual_seed(0)
     network = PatchAutoencoder().eval()
-    known = np.concatenate([data.portraits[::2, 32:288, 32:288], data.frames[:: max(1, len(data.frames) // 200)]])
-    network.set_patch_basis(to_network(known))
+    known = [pictures.images[:: max(1, len(pictures) // 250)] for pictures in (data.portraits, data.frames)]
+    network.set_patch_basis(to_network(np.concatenate(known)))
     prefer_channels_last(network)
     # The principal components stay: a step of any ordinary length on a map of 768 inputs throws the latents off.
     network.patch_encoder.requires_grad_(False)
@@ -250,8 +222,7 @@ def tune_decoder(network: PatchAutoencoder, data: FaceData, folder: Path, minute
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
-    parser.add_argument("--talking", type=Path, help="output folder of joyhallo.data.synthesis: its frames are trained on too")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="datasets of `joyhallo data synth` and `prepare`")
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--decoder-minutes", type=float, default=8)
     parser.add_argument("--decoder-of", type=Path, help="skip the first phase: tune the decoder of this network")
@@ -260,7 +231,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    data = read_face_data(arguments.faces, arguments.talking)
+    data = read_face_data(arguments.data)
     if arguments.decoder_of:
         network = PatchAutoencoder.from_pretrained(arguments.decoder_of)
     else:

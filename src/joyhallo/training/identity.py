@@ -1,11 +1,11 @@
 """Training of the face recogniser of `mini`: two changed pictures of one person belong together (InfoNCE).
 
-Pictures of one person are the portraits there are (neutral and smiling ones, where there are both), frames of the synthetic
-talking clips made of them, and the frames of the videos.
+Pictures of one person: the portraits of synthetic clips in their different light, frames of those clips, frames of films.
 """
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,38 +15,47 @@ from torch import Tensor
 from torch.nn import functional
 
 from joyhallo.conditioning.identity import ALIGNED_SIZE, align_face
-from joyhallo.data import heldout
+from joyhallo.data.dataset import open_datasets
 from joyhallo.data.pixels import prefer_channels_last, to_network
+from joyhallo.errors import UserError
 from joyhallo.models.identity_encoder import IdentityNetwork
 from joyhallo.training.budget import Average, Budget
 from joyhallo.training.muon import Optimizers
 
 logger = logging.getLogger(__name__)
 _SIZE, _NUM_PEOPLE = ALIGNED_SIZE, 64
+_EVERY_FRAME = 9
 
 
 class People:
     """Aligned faces [112, 112, 3] per person, divided into training and held-out people."""
 
-    def __init__(self, faces: Path, talking: Path | None) -> None:
-        """`faces`: output of `joyhallo.data.faces`; `talking`: output of `joyhallo.data.synthesis`."""
+    def __init__(self, folders: Sequence[Path]) -> None:
+        """Read datasets. Raises UserError when there are fewer than two people to train on, or none is held out."""
         self.known: dict[str, list[np.ndarray]] = {}
-        self.held_out: dict[str, list[np.ndarray]] = {}
-        with np.load(faces / "portraits.npz") as file:
-            crops, points, persons = file["crops256"], file["points"], file["persons"]
-        for crop, landmarks, person in zip(crops, points, persons, strict=True):
-            self._group(str(person)).setdefault(str(person), []).append(align_face(crop, landmarks))
-        for path in heldout.split_videos((faces / "videos").glob("*.npz")).known[::8]:  # one speaker per folder of videos
-            with np.load(path) as file:
-                self.known.setdefault("video", []).append(align_face(file["frames"][37], file["points"][37]))
-        for path in sorted(talking.glob("take0/*.npz")) if talking else ():
-            with np.load(path) as file:
-                person = str(file["person"])
-                if person in self.known:
-                    self.known[person] += [align_face(frame, file["points"]) for frame in file["frames"][4::9]]
-
-    def _group(self, person: str) -> dict[str, list[np.ndarray]]:
-        return self.held_out if heldout.is_held_out_person(person) else self.known
+        self.held_out: dict[str, list[np.ndarray]] = {}  # one face of every source: its own frames would be too easy to find
+        dataset = open_datasets(folders)
+        seen: set[str] = set()
+        for i, facts in enumerate(dataset.facts):
+            points = dataset.annotations(i).points
+            if not np.isfinite(points).all():
+                continue
+            portrait = dataset.portrait(i)
+            group = self.held_out if facts.is_held_out else self.known
+            faces = group.setdefault(facts.speaker, [])
+            frames = [0] if facts.is_held_out else list(range(min(4, len(points) - 1), len(points), _EVERY_FRAME))
+            if facts.source not in seen or not facts.is_held_out:
+                if portrait is not None:  # the median frame is near it
+                    faces.append(align_face(portrait, np.median(points, 0)))
+                if portrait is None or not facts.is_held_out:
+                    shown = dataset.frames(i, frames)
+                    faces += [align_face(frame, points[number]) for frame, number in zip(shown, frames, strict=True)]
+            seen.add(facts.source)
+        if len(self.known) < 2 or not self.held_out:
+            raise UserError(
+                f"{len(self.known)} known and {len(self.held_out)} held-out people are in {', '.join(map(str, folders))}: "
+                "two and one are the least to learn from; give more datasets"
+            )
 
 
 def change(face: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -86,7 +95,10 @@ def contrast(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
 
 @torch.no_grad()
 def retrieval(network: IdentityNetwork, people: People) -> dict[str, float]:
-    """Share of held-out pictures whose nearest other picture shows the same person: among the held-out ones, among all."""
+    """Share of held-out pictures whose nearest other picture shows the same person: among the held-out ones, among all.
+
+    Not a number where no held-out person has two pictures.
+    """
     names = [name for name, faces in people.held_out.items() for _ in faces]
     held = network(to_network(np.stack([face for faces in people.held_out.values() for face in faces])))
     others = network(to_network(np.stack([faces[0] for faces in people.known.values()])))
@@ -98,12 +110,12 @@ def retrieval(network: IdentityNetwork, people: People) -> dict[str, float]:
         similarity[torch.arange(len(held)), torch.arange(len(held))] = -torch.inf
         nearest = similarity.argmax(1).numpy()
         found = np.append(labels, np.full(len(others), -1))[nearest]
-        results[title] = float((found == labels)[has_pair].mean())
+        results[title] = float((found == labels)[has_pair].mean()) if has_pair.any() else float("nan")
     return results
 
 
 def train_identity(people: People, minutes: float) -> IdentityNetwork:
-    """Train on the known people; batches of two pictures of each of 64 people."""
+    """Train on the known people; batches of two pictures of each of 64 people at most."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     network = IdentityNetwork()
@@ -113,7 +125,7 @@ def train_identity(people: People, minutes: float) -> IdentityNetwork:
     names = list(people.known)
     budget = Budget(minutes, warmup_steps=30, report_every_s=6 * minutes)
     for step in budget:
-        chosen = random.choice(len(names), _NUM_PEOPLE, replace=False)
+        chosen = random.choice(len(names), min(_NUM_PEOPLE, len(names)), replace=False)
         views: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for index in chosen:
             faces = people.known[names[index]]
@@ -132,15 +144,14 @@ def train_identity(people: People, minutes: float) -> IdentityNetwork:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
-    parser.add_argument("--talking", type=Path, help="output folder of joyhallo.data.synthesis")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="datasets of `joyhallo data synth` and `prepare`")
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    train_identity(People(arguments.faces, arguments.talking), arguments.minutes).save_pretrained(arguments.output)
+    train_identity(People(arguments.data), arguments.minutes).save_pretrained(arguments.output)
 
 
 if __name__ == "__main__":

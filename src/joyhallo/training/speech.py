@@ -1,4 +1,4 @@
-"""Pretraining of the speech encoder of `mini`: the shape of the lips from the sound, on videos of speakers.
+"""Pretraining of the speech encoder of `mini`: the shape of the lips from the sound, on films and synthetic clips.
 
 The head that predicts the shape is dropped afterwards. The sound is changed at random (filter, noise, speed with pitch), so
 that the encoder does not learn one voice in one room.
@@ -6,6 +6,7 @@ that the encoder does not learn one voice in one room.
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joyhallo.data import heldout, mandarin, motion
+from joyhallo.data import motion
 from joyhallo.data.canonical import read_canonical_mesh
+from joyhallo.data.dataset import open_datasets
 from joyhallo.data.gestures import read_gesture
+from joyhallo.data.voices import SoundChanger
+from joyhallo.errors import UserError
 from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME, MelSpeechNetwork
 from joyhallo.training.budget import Budget
 from joyhallo.training.muon import Optimizers
+from joyhallo.weights.hub import face_models_path
 
 logger = logging.getLogger(__name__)
 _NUM_COMPONENTS = 8
@@ -38,24 +43,33 @@ class LipClips:
     num_held_out: int  # the first ones
 
 
-def read_lip_clips(faces: Path, template: np.ndarray, syllables: Path | None = None, num_frames: int = 75) -> LipClips:
-    """Lip shapes of all prepared videos of that length, the held-out ones first; then, given syllables, of made-up Mandarin."""
-    speech, gestures, num_held_out = [], [], 0
-    split = heldout.split_videos((faces / "videos").glob("*.npz"))
-    for path in split.held_out + split.known:
-        with np.load(path) as file:
-            if len(file["points"]) == num_frames:
-                num_held_out += path in split.held_out
-                gestures.append(read_gesture(file["points"], template))
-                speech.append(file["speech"] / file["speech"].std())
-    if syllables:
-        filmed = gestures[num_held_out:]
-        basis, random = mandarin.fit_lip_basis(filmed[:40]), np.random.default_rng(0)
-        paths = mandarin.read_syllables(syllables)[False]
-        for donor in filmed:
-            sentence = mandarin.speak(paths, num_frames, random)
-            gestures.append(mandarin.act(sentence, basis, donor))
-            speech.append(sentence.speech)
+def read_lip_clips(folders: Sequence[Path], template: np.ndarray, num_frames: int = 48) -> LipClips:
+    """Lip shapes and speech of all clips of datasets, the held-out ones first; of longer clips several parts.
+
+    Shorter clips are left out. Raises UserError when none is left, or nothing is held out.
+    """
+    dataset = open_datasets(folders)
+    gestures, speech, is_held_out = [], [], []
+    for i, facts in enumerate(dataset.facts):
+        annotations = dataset.annotations(i)
+        if facts.num_frames < num_frames or not np.isfinite(annotations.points).all():
+            continue
+        gesture, sound = read_gesture(annotations.points, template), annotations.speech.astype(np.float32)
+        num_parts = -(-facts.num_frames // num_frames)
+        for start in np.linspace(0, facts.num_frames - num_frames, num_parts).round().astype(int).tolist():
+            part = sound[start * SAMPLES_PER_FRAME : (start + num_frames) * SAMPLES_PER_FRAME]
+            if part.std() > 0:
+                gestures.append(gesture.part(start, num_frames))
+                speech.append(part / part.std())
+                is_held_out.append(facts.is_held_out)
+    num_held_out = sum(is_held_out)
+    if not 0 < num_held_out < len(gestures):
+        raise UserError(
+            f"of {len(gestures)} clips of {num_frames} frames and more {num_held_out} are held out: training needs both kinds; "
+            "give datasets with more people or videos, or fewer --frames"
+        )
+    order = np.argsort(~np.array(is_held_out), kind="stable").tolist()
+    gestures, speech = [gestures[index] for index in order], [speech[index] for index in order]
     shape = np.stack([gesture.shape[:, list(motion.LIPS_AND_CHIN)].reshape(num_frames, -1) for gesture in gestures])
     centred = (shape - shape.mean((0, 1))).reshape(-1, shape.shape[-1])
     _, values, vectors = np.linalg.svd(centred[:: max(1, len(centred) // 8000)], full_matrices=False)
@@ -66,45 +80,6 @@ def read_lip_clips(faces: Path, template: np.ndarray, syllables: Path | None = N
     basis = np.linalg.lstsq(components.reshape(-1, _NUM_COMPONENTS), (opening - opening.mean()).ravel(), rcond=None)[0]
     logger.info("%d clips, shares of the variance %s", len(shape), (values[:8] ** 2 / (values**2).sum()).round(3))
     return LipClips(np.stack(speech), components, opening, scales, basis, num_held_out)
-
-
-class SoundChanger:
-    """Random changes of a recording that the lips do not show."""
-
-    def __init__(self, others: np.ndarray, seed: int = 0) -> None:
-        """`others` [N, T]: recordings to mix in as a distant voice."""
-        self._others = others
-        self._random = np.random.default_rng(seed)
-
-    def speed(self, speech: np.ndarray, components: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Play [T] faster or slower by up to a quarter (the pitch and the formants move too) with its lip shapes [F, C]."""
-        factor = float(np.exp(self._random.uniform(-0.25, 0.25)))
-        times = np.arange(len(speech)) * factor
-        start = self._random.uniform(0, max(0.0, len(speech) - times[-1] - 1)) if factor < 1 else 0.0
-        sound = np.interp(times + start, np.arange(len(speech)), speech, right=0.0)
-        # Frame i is shown for 640 samples; its shape is that at the middle of them.
-        frames = (np.arange(len(components)) + 0.5) * factor + start / SAMPLES_PER_FRAME - 0.5
-        last = np.clip(frames, 0, len(components) - 1)
-        shapes = np.stack([np.interp(last, np.arange(len(components)), column) for column in components.T], 1)
-        return sound.astype(np.float32), shapes.astype(np.float32)
-
-    def colour(self, speech: np.ndarray) -> np.ndarray:
-        """A random smooth filter of up to 12 dB, noise 5 to 40 dB below, sometimes another voice; unit variance at the end."""
-        random = self._random
-        spectrum = np.fft.rfft(speech)
-        knots = random.normal(0, 6, 7)
-        places = np.log2(np.linspace(1, 200, len(spectrum)))
-        curve_db = np.interp(places, np.linspace(0, places[-1], len(knots)), knots)
-        speech = np.fft.irfft(spectrum * 10 ** (np.clip(curve_db, -12, 12) / 20), len(speech))
-        level = speech.std() + 1e-6
-        noise = np.fft.rfft(random.normal(size=len(speech)))
-        noise *= np.linspace(1, 100, len(noise)) ** -random.uniform(0, 0.7)
-        noise = np.fft.irfft(noise, len(speech))
-        speech = speech + noise / noise.std() * level * 10 ** (-random.uniform(5, 40) / 20)
-        if random.random() < 0.3:
-            other = np.roll(self._others[random.integers(len(self._others))], int(random.integers(len(speech))))
-            speech = speech + other / (other.std() + 1e-6) * level * 10 ** (-random.uniform(8, 25) / 20)
-        return ((speech - speech.mean()) / (speech.std() + 1e-6)).astype(np.float32)
 
 
 class LipHead(nn.Module):
@@ -177,15 +152,18 @@ def train_speech(clips: LipClips, minutes: float, batch_size: int = 16) -> MelSp
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faces", type=Path, required=True, help="output folder of joyhallo.data.faces")
-    parser.add_argument("--face-models", type=Path, required=True, help="face_landmarker_v2_with_blendshapes.task")
-    parser.add_argument("--mandarin", type=Path, help="a folder of recorded syllables (niu4.opus)")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="datasets of `joyhallo data synth` and `prepare`")
+    parser.add_argument(
+        "--face-models", type=Path, help="face_landmarker_v2_with_blendshapes.task; else JOYHALLO_WEIGHTS has it"
+    )
+    parser.add_argument("--frames", type=int, default=48, help="length of what is learned at a time, at 25 a second")
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    clips = read_lip_clips(arguments.faces, read_canonical_mesh(arguments.face_models).vertices, arguments.mandarin)
+    template = read_canonical_mesh(arguments.face_models or face_models_path()).vertices
+    clips = read_lip_clips(arguments.data, template, arguments.frames)
     train_speech(clips, arguments.minutes).save_pretrained(arguments.output)
 
 

@@ -1,0 +1,139 @@
+"""The trainings of the small encoders of mini, some seconds each, on made-up datasets: what they read, that they learn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from joyhallo.data.samples import write_sample
+from joyhallo.data.shards import pack
+from joyhallo.errors import UserError
+from joyhallo.models.autoencoder import PatchAutoencoder
+from joyhallo.models.speech_encoder import MelSpeechNetwork
+from joyhallo.training import autoencoder, identity, speech
+from joyhallo.training.pictures import read_face_data
+from made_data import made_annotations, made_facts, made_portrait
+
+NUM_FRAMES, SIZE_PX = 32, 64
+LOWER_LIP = [95, 88, 178, 87, 14, 317, 402, 318, 324]
+UPPER_LIP = [191, 80, 81, 82, 13, 312, 311, 310, 415]
+BASE = np.random.default_rng(7).uniform(-4, 4, (478, 3))
+BASE[UPPER_LIP] = BASE[LOWER_LIP] = [[x, 3.0, -5.0] for x in np.linspace(-2, 2, 9)]
+
+
+def opening(number: int) -> np.ndarray:
+    """Of the lips in the frames of a clip, centimetres: slow waves."""
+    times = np.arange(NUM_FRAMES) / 25
+    return np.maximum(0, 0.8 * np.sin(2 * np.pi * (1 + 0.2 * (number % 5)) * times + number))
+
+
+def talking_points(number: int) -> np.ndarray:
+    points = np.repeat(BASE[None], NUM_FRAMES, 0)
+    points[:, LOWER_LIP, 1] += opening(number)[:, None]
+    return (points * 5 + [32, 30, 0]).astype(np.float32)
+
+
+def talking_sound(number: int) -> np.ndarray:
+    """Noise as loud as the lips are open."""
+    loudness = np.repeat(opening(number), 640)
+    return (loudness * np.random.default_rng(number).normal(size=len(loudness)) * 6000).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """Twelve people with a picture each, one of them held out; what they say is how far they open their mouths."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "work").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(12):
+        facts = made_facts(
+            f"clip_{number:02d}", source=f"{number}.png", speaker=f"person {number}", num_frames=NUM_FRAMES, size_px=SIZE_PX,
+            is_held_out=number == 5, is_synthetic=True,
+        )  # fmt: skip
+        made = made_annotations(NUM_FRAMES, SIZE_PX, number)
+        annotations = type(made)(**{**vars(made), "points": talking_points(number), "speech": talking_sound(number)})
+        portrait = np.roll(made_portrait(SIZE_PX), 5 * number, 1) // 2 + random.integers(0, 100, 3).astype(np.uint8)
+        frames = (np.roll(portrait, frame % 3, 0) for frame in range(NUM_FRAMES))
+        write_sample(folder / "work", facts, annotations, frames, portrait)
+    pack(folder / "work", folder / "dataset")
+    return folder / "dataset"
+
+
+def test_pictures_are_divided_by_what_is_held_out(dataset):
+    data = read_face_data([dataset])
+    assert data.portraits.images.shape == (11, SIZE_PX, SIZE_PX, 3)
+    assert len(data.held_out_portraits) == 1
+    assert len(data.frames) == 11 * 4
+    assert len(data.held_out_frames) == 4
+    assert data.size_px == SIZE_PX
+    middle = talking_points(0)[0, [61, 291], :2].mean(0)
+    assert np.allclose(data.portraits.mouths[0], middle[::-1], atol=0.5)
+
+
+def test_without_held_out_clips_nothing_is_trained(dataset, tmp_path):
+    (tmp_path / "work").mkdir()
+    facts = made_facts("only", num_frames=NUM_FRAMES)
+    write_sample(tmp_path / "work", facts, made_annotations(NUM_FRAMES), (made_portrait() for _ in range(NUM_FRAMES)), None)
+    pack(tmp_path / "work", tmp_path / "dataset")
+    with pytest.raises(UserError, match="held out"):
+        read_face_data([tmp_path / "dataset"])
+    assert len(read_face_data([dataset, tmp_path / "dataset"]).portraits) == 11
+    with pytest.raises(UserError, match="held-out people"):
+        identity.People([tmp_path / "dataset"])
+    with pytest.raises(UserError, match="held out"):
+        speech.read_lip_clips([tmp_path / "dataset"], BASE, 24)
+
+
+def test_autoencoder_learns_and_is_written(dataset, tmp_path):
+    torch.set_num_threads(1)
+    data = read_face_data([dataset])
+    network = autoencoder.train_reconstruction(data, tmp_path / "net", minutes=0.04)
+    measures = autoencoder.measure(network, data)
+    assert measures["portraits_db"] > 14  # a grey picture has about 10
+    tuned = autoencoder.tune_decoder(PatchAutoencoder.from_pretrained(tmp_path / "net"), data, tmp_path / "net2", minutes=0.01)
+    written = PatchAutoencoder.from_pretrained(tmp_path / "net2").state_dict()
+    assert all(torch.equal(value, written[name]) for name, value in tuned.state_dict().items())
+
+
+def test_lip_clips_of_longer_clips_have_several_parts(dataset):
+    clips = speech.read_lip_clips([dataset], BASE, 24)
+    assert len(clips.speech) == 12 * 2
+    assert clips.num_held_out == 2
+    expected = opening(5)[:24]
+    assert np.corrcoef(clips.opening[0], expected)[0, 1] > 0.98
+    assert np.isclose(clips.speech[3].std(), 1, atol=1e-3)
+
+
+def test_speech_encoder_hears_the_opening(dataset):
+    torch.set_num_threads(1)
+    clips = speech.read_lip_clips([dataset], BASE, 32)
+    network = speech.train_speech(clips, minutes=0.07, batch_size=4)
+    assert isinstance(network, MelSpeechNetwork)
+    with torch.no_grad():
+        features = network(speech.normalised(clips.speech))
+    # A linear probe on some clips, tried on others: the opening is there to be read.
+    flat = features.flatten(2).numpy()
+    train, test = np.arange(3, 12), np.arange(0, 3)
+    with_one = [np.c_[flat[part].reshape(-1, flat.shape[-1]), np.ones(len(part) * 32)] for part in (train, test)]
+    gram = with_one[0].T @ with_one[0] + 30 * np.eye(with_one[0].shape[1])
+    weights = np.linalg.solve(gram, with_one[0].T @ clips.opening[train].ravel())
+    assert np.corrcoef(with_one[1] @ weights, clips.opening[test].ravel())[0, 1] > 0.6
+
+
+def test_identity_network_tells_people_apart(dataset):
+    torch.set_num_threads(1)
+    people = identity.People([dataset])
+    assert len(people.known) == 11
+    assert {len(faces) for faces in people.known.values()} == {1 + 4}
+    assert [len(faces) for faces in people.held_out.values()] == [1]
+    network = identity.train_identity(people, minutes=0.06)
+    with torch.no_grad():
+        embeddings = torch.nn.functional.normalize(
+            network(torch.stack([torch.from_numpy(faces[k]) for faces in people.known.values() for k in (0, 3)])
+            .permute(0, 3, 1, 2).float() / 127.5 - 1), dim=-1,
+        )  # fmt: skip
+    similarity = embeddings @ embeddings.T
+    similarity.fill_diagonal_(-1)
+    same = similarity.argmax(1) == torch.arange(22) ^ 1
+    assert same.float().mean() > 0.6
