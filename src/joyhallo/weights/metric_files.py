@@ -11,10 +11,11 @@ S3FD_FILE = "syncnet/sfd_face.pth"
 DINO_FILES = ("dino-vitb16/config.json", "dino-vitb16/pytorch_model.bin")
 CLIP_FILES = ("clip-vit-base-patch32/config.json", "clip-vit-base-patch32/pytorch_model.bin")
 AMT_FILE = "amt/amt-s.pth"
+REALIGN_REPO, REALIGN_FOLDER = "q-future/Q-ReAlign-Mini-0.8B", "q-realign-mini"  # Apache-2.0; fetched as a whole folder
 
 _VGG = "Creative Commons Attribution, for research purposes (VGG group's page)"
 _DINO, _CLIP = "facebook/dino-vitb16", "openai/clip-vit-base-patch32"
-_ALIGN, _REALIGN = "q-future/one-align", "q-future/Q-ReAlign-Mini-0.8B"
+_ALIGN = "q-future/one-align"
 _ALIGN_LICENCE = "MIT by its card; made from LLaMA-2, whose licence applies too"
 _SYNC = "ByteDance/LatentSync-1.6"
 
