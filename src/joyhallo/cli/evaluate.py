@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from joyhallo.evaluation.catalogue import Metric
+    from joyhallo.evaluation.columns import Column
     from joyhallo.evaluation.report import Report
 
 _SEVERAL = Parameter(consume_multiple=True, negative="")
@@ -71,47 +72,71 @@ def _say(line: str) -> None:
 def _show(report: Report, chosen: Sequence[Metric]) -> None:
     from rich.console import Console
 
-    from joyhallo.evaluation.columns import ALWAYS, MANDARIN, PAPER
+    from joyhallo.evaluation.columns import PAPER, columns_of
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    names = {name for metric in chosen for name in metric.names}
-    if names & {column.name for column in PAPER}:
-        _table(console, report, [column.name for column in PAPER], "The paper's columns")
-    _table(console, report, [column.name for column in ALWAYS], "Measured from the face mesh and the pixels")
-    _table(console, report, [column.name for column in MANDARIN], "Mandarin visemes")
-    notes = {summary.note: summary.name for summary in report.summaries if summary.value is None and summary.note}
-    for note, name in notes.items():
-        console.print(f"– {name}: {note}", soft_wrap=True, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    paper = {column.name for column in PAPER}
+    if {name for metric in chosen for name in metric.names} & paper:
+        _paper_table(console, report)
+    columns = columns_of({summary.name for summary in report.summaries if summary.value is not None} - paper)
+    if columns:
+        _table(console, report, columns)
+    notes: dict[str, list[str]] = {}
+    for summary in report.summaries:
+        if summary.value is None:
+            notes.setdefault(summary.note, []).append(columns_of({summary.name})[0].title)
+    for note, titles in notes.items():
+        console.print(f"– {', '.join(titles)}: {note}", soft_wrap=True, markup=False)
 
 
-def _table(console: Console, report: Report, order: list[str], title: str) -> None:
-    """A row per system and columns in the given order; with two systems a row of differences and one of intervals."""
+def _paper_table(console: Console, report: Report) -> None:
+    """The columns of the paper's tables, a row for each system; with two, their differences and intervals below."""
     from rich.table import Table
 
-    from joyhallo.evaluation.columns import columns_of
+    from joyhallo.evaluation.columns import PAPER
 
-    known = {summary.name: summary for summary in report.summaries}
-    columns = [column for column in columns_of(set(order)) if column.name in known]
-    if not any(known[column.name].value is not None for column in columns) and title != "The paper's columns":
-        return
-    table = Table(title=title, title_justify="left")
-    for heading in ("", *(column.heading for column in columns)):
-        table.add_column(heading, justify="left" if not heading else "right")
-    if not report.differences:
-        means = [known[column.name].value for column in columns]
-        texts = ["–" if mean is None else f"{mean:.{column.decimals}f}" for mean, column in zip(means, columns, strict=True)]
-        table.add_row(report.title, *texts)
-    else:
-        pairs = {difference.name: difference for difference in report.differences}
-        found = [(column, pairs.get(column.name)) for column in columns]
-        for label, field in ((report.title, "ours"), (report.against_title, "theirs"), ("difference", "difference")):
-            sign = "+" if field == "difference" else ""
-            values = [None if pair is None else getattr(pair, field) for _, pair in found]
-            texts = ["–" if v is None else f"{v:{sign}.{c.decimals}f}" for (c, _), v in zip(found, values, strict=True)]
-            table.add_row(label, *texts)
-        table.add_row("95 % interval", *(_interval(pair.low, pair.high, c.decimals) if pair else "–" for c, pair in found))
+    table = Table(title="The paper's columns", title_justify="left")
+    table.add_column("")
+    for column in PAPER:
+        table.add_column(column.heading, justify="right")
+    for label, values in _rows(report, PAPER):
+        table.add_row(label, *values)
     console.print(table)
 
 
-def _interval(low: float | None, high: float | None, decimals: int) -> str:
-    return "–" if low is None or high is None else f"{low:+.{decimals}f} to {high:+.{decimals}f}"
+def _table(console: Console, report: Report, columns: Sequence[Column]) -> None:
+    """A row for each column: there are too many to stand beside each other."""
+    from rich.table import Table
+
+    rows = _rows(report, columns)
+    table = Table(title="Lips, face and picture", title_justify="left")
+    for heading in ("", *(label for label, _ in rows)):
+        table.add_column(heading, justify="right" if heading else "left")
+    if len(rows) == 1:
+        table.add_column("", justify="left", ratio=1, style="dim")
+    for index, column in enumerate(columns):
+        meaning = [column.meaning] if len(rows) == 1 else []
+        table.add_row(column.heading, *(values[index] for _, values in rows), *meaning)
+    console.print(table)
+
+
+def _rows(report: Report, columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
+    """Label and texts of the system, or of two systems, their difference and its interval."""
+    if not report.differences:
+        known = {summary.name: summary.value for summary in report.summaries}
+        return [(report.title, [_number(known.get(column.name), column) for column in columns])]
+    pairs = {difference.name: difference for difference in report.differences}
+    found = [(column, pairs.get(column.name)) for column in columns]
+    rows = []
+    for label, field in ((report.title, "ours"), (report.against_title, "theirs"), ("difference", "difference")):
+        sign = "+" if field == "difference" else ""
+        rows.append((label, [_number(getattr(pair, field, None), column, sign) for column, pair in found]))
+    intervals = [
+        f"{_number(pair.low, column, '+')} to {_number(pair.high, column, '+')}" if pair and pair.low is not None else "–"
+        for column, pair in found
+    ]
+    return [*rows, ("95 % interval", intervals)]
+
+
+def _number(value: float | None, column: Column, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign}.{column.decimals}f}"

@@ -17,7 +17,7 @@ class Metric:
 
 
 _PAPER = (
-    Metric("sync", ("sync_c", "sync_d")),
+    Metric("sync", ("sync_c", "sync_d", "sync_offset"), needs_face=False),
     Metric("quality", ("iqa", "vqa"), needs_face=False),
     Metric("consistency", ("subject", "background"), needs_face=False),
     Metric("smoothness", ("smooth",), needs_face=False),
@@ -28,6 +28,7 @@ _ALWAYS = (
     Metric("likeness", ("identity_stability", "identity_likeness", "sharpness")),
     Metric("backdrop", ("background_change",)),
     Metric("flicker", ("flicker",), needs_face=False),
+    Metric("warp_error", ("warp_error",), needs_face=False),
     Metric("motion", ("head_motion", "blink_rate")),
 )
 VISEMES = Metric("visemes", ("viseme_closed", "viseme_apart", "viseme_rounded", "viseme_spread", "viseme_open", "viseme_total"))

@@ -51,15 +51,14 @@ def _path(heights: np.ndarray, width: int) -> str:
         chosen = np.linspace(0, len(heights) - 1, _MAX_POINTS).round().astype(int)
     else:
         chosen = np.arange(len(heights))
-    known = [index for index in chosen if np.isfinite(heights[index])]
+    known = np.flatnonzero(np.isfinite(heights[chosen]))
     sparse = len(known) < 0.5 * len(chosen)  # sampled now and then: joined up
     commands, last = [], None
-    for index in known:
-        x = _LEFT + width * (index + 0.5) / len(heights)
-        step = chosen[1] - chosen[0] if len(chosen) > 1 else 1
-        is_next = last is not None and (sparse or index - last <= 2 * step)
-        commands.append(f"{'L' if is_next else 'M'}{x:.1f} {heights[index]:.1f}")
-        last = index
+    for place in known:
+        x = _LEFT + width * (chosen[place] + 0.5) / len(heights)
+        is_next = last is not None and (sparse or place == last + 1)
+        commands.append(f"{'L' if is_next else 'M'}{x:.1f} {heights[chosen[place]]:.1f}")
+        last = place
     return "".join(commands)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from joyhallo.errors import UserError
 
 _INITIALS = ("zh", "ch", "sh", "b", "p", "m", "f", "d", "t", "n", "l", "g", "k", "h", "j", "q", "x", "r", "z", "c", "s")
+_BUZZING = ("zh", "ch", "sh", "r", "z", "c", "s")
 BILABIALS = ("b", "p", "m")
 # How long the consonant takes before the vowel is heard, in seconds at an easy pace.
 _CONSONANT_S = {"b": 0.02, "d": 0.02, "g": 0.03, "p": 0.09, "t": 0.09, "k": 0.1, "m": 0.08, "n": 0.07, "l": 0.06, "r": 0.08,
@@ -56,10 +57,15 @@ def read_syllable(text: str) -> Syllable | None:
     """A syllable such as `niu4`, `lv3`, `lü3` or `nǚ`; None for what is none."""
     plain = re.sub(r"[0-5]$", "", text.strip().lower().translate(_TONELESS)).replace("u:", "ü").replace("v", "ü")
     initial, final = _split(plain)
-    if final not in _FINALS:
+    is_palatal, is_fronted = initial in ("j", "q", "x"), final.startswith(("i", "ü"))
+    if final not in _FINALS or (is_palatal and not is_fronted):
         return None
-    if final == "i" and initial in ("zh", "ch", "sh", "r", "z", "c", "s"):
+    if final == "i" and initial in _BUZZING:
         return Syllable(text, initial, final, ())  # a buzzing vowel: the lips may be as they like
+    if (is_fronted and initial in (*_BUZZING, "g", "k", "h")) or (
+        final == "o" and initial not in ("", "b", "p", "m", "f", "l")
+    ):
+        return None
     shapes = _FINALS[final]
     parts: list[Part] = []
     for index, shape in enumerate(shapes):

@@ -1,6 +1,5 @@
 """All metrics of one film, with as few passes over it as possible."""
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from joyhallo.evaluation.lips import lip_measures, loudness_db
 from joyhallo.evaluation.measures import Measure, missing
 from joyhallo.evaluation.pinyin import Syllable
 from joyhallo.evaluation.portrait_likeness import Likeness, Likenesses, bundled_identity
+from joyhallo.evaluation.published import PUBLISHED, Experts
+from joyhallo.evaluation.smoothness import measure_warp_error
 from joyhallo.evaluation.stability import Background, Flicker, motion_measures
 from joyhallo.evaluation.viseme_scores import Event, viseme_measures
 from joyhallo.evaluation.visemes import viseme_events
@@ -26,12 +27,6 @@ from joyhallo.evaluation.visemes import viseme_events
 NO_FACE = "no face was found in any frame: give a video where the whole face is seen from the front"
 _NUM_PICTURES = 6
 _PICTURE_PX = 176
-_PAPER_FUNCTIONS = {
-    "sync": ("joyhallo.evaluation.sync", "sync_measures"),
-    "quality": ("joyhallo.evaluation.quality", "quality_measures"),
-    "consistency": ("joyhallo.evaluation.consistency", "consistency_measures"),
-    "smoothness": ("joyhallo.evaluation.smoothness", "smoothness_measures"),
-}
 
 
 @dataclass(eq=False)
@@ -41,6 +36,7 @@ class Tools:
     _mesh: FaceMesh | None = None
     _identity: IdentityEncoder | None = None
     _lip_sync: LipSync | None = None
+    experts: Experts = field(default_factory=Experts)
 
     @property
     def face_mesh(self) -> FaceMesh:
@@ -108,12 +104,14 @@ def evaluate_film(film: Film, metrics: Sequence[Metric], tools: Tools, subject: 
     needs_face = any(metric.needs_face for metric in metrics)
     head = hold_still(film.points) if needs_face and film.has_face.any() else None
     for metric in metrics:
-        if metric.name in _PAPER_FUNCTIONS:
-            measures += _published(metric, film)
+        if metric.name in PUBLISHED:
+            measures += tools.experts.measure(metric, film)
         elif metric.needs_face and head is None:
             measures += missing(metric.names, NO_FACE)
     if head is not None:
         measures += _of_points(film, head, names, tools)
+    if "warp_error" in names:
+        measures += measure_warp_error(film)
     events = viseme_events(film, head, subject.syllables) if head is not None and VISEMES.name in names else []
     if head is not None and VISEMES.name in names:
         measures += viseme_measures(events)
@@ -129,12 +127,6 @@ def evaluate_film(film: Film, metrics: Sequence[Metric], tools: Tools, subject: 
     loudness = None if film.speech is None else loudness_db(film.speech, film.num_frames, film.fps)
     pixels = tuple(pictures.files)
     return FilmReport(film.path, film.num_frames, film.fps, film.size, tuple(measures), loudness, pixels, tuple(events))
-
-
-def _published(metric: Metric, film: Film) -> list[Measure]:
-    """The measures of one of the paper's metrics."""
-    place, function = _PAPER_FUNCTIONS[metric.name]
-    return getattr(importlib.import_module(place), function)(film)
 
 
 def _of_points(film: Film, head: Head, names: set[str], tools: Tools) -> list[Measure]:

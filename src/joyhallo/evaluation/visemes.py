@@ -20,6 +20,7 @@ from joyhallo.evaluation.viseme_scores import Event
 
 _HOP = 80  # samples: loudness 200 times a second
 _LOUD = 0.06  # of the loudest: where the syllables begin and end
+_LENGTHS = (0.35, 2.5)  # shortest and longest syllable of a sentence against the mean
 _LEAD_S = 0.04  # lips are ahead of the sound
 _MAX_CONSONANT = 0.4  # of the syllable
 _CLOSURE_S = (-0.07, 0.03)  # around the burst of b and p; the closure of m is heard
@@ -27,7 +28,7 @@ _HUM_S = (-0.05, 0.08)
 _APART_S = (0.0, 0.08)
 # What shapes look like: opening over 0.1 and change of the width over 0.04, both in eye distances. The nearest one is seen.
 _OPENING, _WIDTH = 0.1, 0.04
-_PROTOTYPES = {"open": (1.0, 0.0), "spread": (0.3, 0.7), "rounded": (0.3, -0.9), "closed": (0.0, 0.0)}
+_SHAPES = {"open": (1.0, 0.0), "spread": (0.3, 0.7), "rounded": (0.3, -0.9), "closed": (0.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def viseme_events(film: Film, head: Head, syllables: Sequence[Syllable]) -> list
     for timed in time_syllables(film.speech, syllables):
         for asked, start_s, end_s in _windows(timed):
             frames = _frames(start_s, end_s, film.fps, film.num_frames)
-            seen = _seen(lips, rest_width, frames, takes_least=asked in ("closed", "apart"))
+            seen = _seen(lips, rest_width, frames, asked)
             if seen is not None:
                 events.append(Event(film.path.stem, timed.syllable.text, asked, seen, (start_s + end_s) / 2))
     return events
@@ -89,26 +90,24 @@ def _cut(loudness: np.ndarray, count: int) -> np.ndarray:
     if count < 2 or length < 2 * count:
         return np.linspace(0, length, count + 1)[1:-1].round().astype(int)
     mean = length / count
-    shortest, longest = max(1, int(0.35 * mean)), int(2.5 * mean) + 1
-    steps = np.arange(shortest, longest + 1)
+    steps = np.arange(max(1, int(_LENGTHS[0] * mean)), int(_LENGTHS[1] * mean) + 2)
     departures = np.log(steps / mean) ** 2
-    best = np.full((count + 1, length + 1), np.inf)
-    back = np.zeros((count + 1, length + 1), np.int64)
-    best[0, 0] = 0.0
-    at_cut = np.append(loudness, 0.0)
-    for index in range(1, count + 1):
-        for end in range(shortest, length + 1):
-            starts = end - steps
-            known = starts >= 0
-            costs = best[index - 1, starts[known]] + departures[known]
-            if len(costs):
-                choice = int(costs.argmin())
-                best[index, end] = costs[choice] + 2.0 * at_cut[end]
-                back[index, end] = starts[known][choice]
+    price = 2.0 * np.append(loudness, 0.0)  # of a cut; the end costs nothing
+    best = np.full(length + 1, np.inf)
+    best[0] = 0.0
+    back = []
+    for _ in range(count):
+        before = np.concatenate([np.full(steps[-1], np.inf), best])
+        # row e: the costs of starting steps[-1] … steps[0] before e
+        starts = np.lib.stride_tricks.sliding_window_view(before, len(steps))[: length + 1]
+        costs = starts + departures[::-1]
+        choice = costs.argmin(axis=1)
+        back.append(np.arange(length + 1) - steps[::-1][choice])
+        best = costs[np.arange(length + 1), choice] + price
     cuts = [length]
-    for index in range(count, 0, -1):
-        cuts.append(int(back[index, cuts[-1]]))
-    return np.array(cuts[::-1][1:-1], int)
+    for starts_of in back[::-1]:
+        cuts.append(int(starts_of[cuts[-1]]))
+    return np.array(cuts[-2:0:-1], int)
 
 
 def _windows(timed: Timed) -> list[tuple[str, float, float]]:
@@ -136,24 +135,25 @@ def _frames(start_s: float, end_s: float, fps: float, num_frames: int) -> slice:
     return slice(first, max(first + 1, min(num_frames, int(np.ceil(end_s * fps)))))
 
 
-def _seen(lips: Lips, rest_width: float, frames: slice, takes_least: bool) -> str | None:
-    """The class of the lips in some frames; None where no face is seen."""
+def _seen(lips: Lips, rest_width: float, frames: slice, asked: str) -> str | None:
+    """The class of the lips in some frames; None where no face is seen. A closure may be as short as one frame."""
     opening, width = lips.opening[frames], lips.width[frames] - rest_width
     known = np.isfinite(opening)
     if not known.any():
         return None
-    if takes_least:
+    if asked == "closed":
         least = int(np.nanargmin(opening))
-        opened, widened = float(opening[least]), float(width[least])
-    else:
-        opened, widened = float(np.median(opening[known])), float(np.median(width[known]))
-    return classify(opened, widened)
+        return classify(float(opening[least]), float(width[least]), is_onset=True)
+    return classify(float(np.median(opening[known])), float(np.median(width[known])), is_onset=asked == "apart")
 
 
-def classify(opening: float, width_change: float) -> str:
-    """The class of `SEEN` nearest to an opening and a change of the width against rest, in eye distances."""
+def classify(opening: float, width_change: float, is_onset: bool = False) -> str:
+    """The class of `SEEN` nearest to an opening and a change of the width against rest, in eye distances.
+
+    At the onset of a syllable lips are closed only if they touch; in a vowel also when they hardly leave their rest.
+    """
     if opening <= CLOSED:
         return "closed"
     place = np.array([opening / _OPENING, width_change / _WIDTH])
-    distances = {name: float(np.sum((place - prototype) ** 2)) for name, prototype in _PROTOTYPES.items()}
-    return min(distances, key=distances.__getitem__)
+    near = {name: float(np.sum((place - shape) ** 2)) for name, shape in _SHAPES.items() if not (is_onset and name == "closed")}
+    return min(near, key=near.__getitem__)
