@@ -1,0 +1,78 @@
+"""The words of the page in its two languages."""
+
+from collections.abc import Mapping
+
+_ENGLISH = {
+    "lead": "One portrait and one speech recording become a talking video.",
+    "portrait": "1 · Portrait: a photo with a face seen from the front",
+    "no_crop": "What will be animated appears here.",
+    "crop": "The animated part. Red: lips, blue: expression.",
+    "speech": "2 · Speech: a recording, or your microphone",
+    "text": "… or type what is to be said (Chinese or English)",
+    "speak": "Hear it",
+    "quality": "3 · Quality or speed",
+    "quick": "Quick · {} steps per clip",
+    "usual": "As trained · {} steps per clip",
+    "fine": "Fine · {} steps per clip",
+    "persistent": "Show the mark “AI生成” all through the video (by default its first three seconds)",
+    "consent": "The person shown agreed to this video, or it is me, or nobody real.",
+    "make": "Make the video",
+    "cancel": "Stop",
+    "clear": "Delete my finished videos",
+    "gallery": "Videos of this browser",
+    "none": "No video yet.",
+    "queued": "Waiting: {} before it",
+    "running": "Being made",
+    "done": "Done",
+    "failed": "Failed",
+    "cancelled": "Stopped",
+    "expired": "Its files have left to make room",
+    "clip": "clip {} of {}",
+    "left": "about {} left",
+    "download": "Download",
+    "need_portrait": "Give a portrait first.",
+    "need_speech": "Give a recording first, or type a text and press “Hear it”.",
+    "need_consent": "Tick that the person shown agreed.",
+    "taken": "Taken. You may close this page and come back.",
+    "label_note": "Every video carries the labels of AI-made content, seen and embedded.",
+}
+_CHINESE = {
+    "lead": "一张人像加一段语音，生成会说话的视频。",
+    "portrait": "1 · 人像：一张正面人脸照片",
+    "no_crop": "这里会显示将要动起来的部分。",
+    "crop": "将要动起来的部分。红框：嘴唇；蓝框：表情。",
+    "speech": "2 · 语音：上传录音，或用麦克风录制",
+    "text": "……或输入要说的话（中文或英文）",
+    "speak": "试听",
+    "quality": "3 · 质量与速度",
+    "quick": "快速 · 每段 {} 步",
+    "usual": "标准 · 每段 {} 步",
+    "fine": "精细 · 每段 {} 步",
+    "persistent": "全程显示“AI生成”标识（默认显示前三秒）",
+    "consent": "画面中的人已同意制作此视频，或就是我本人，或并非真人。",
+    "make": "生成视频",
+    "cancel": "停止",
+    "clear": "删除我已完成的视频",
+    "gallery": "此浏览器的视频",
+    "none": "还没有视频。",
+    "queued": "排队中：前面还有 {} 个",
+    "running": "正在生成",
+    "done": "已完成",
+    "failed": "失败",
+    "cancelled": "已停止",
+    "expired": "文件已因空间不足而清除",
+    "clip": "第 {} / {} 段",
+    "left": "约剩 {}",
+    "download": "下载",
+    "need_portrait": "请先提供人像照片。",
+    "need_speech": "请先提供录音，或输入文字并点击“试听”。",
+    "need_consent": "请勾选：画面中的人已同意。",
+    "taken": "已收到。可以关闭此页面，稍后再来。",
+    "label_note": "每个视频都带有可见和内嵌的 AI 生成标识。",
+}
+LANGUAGES: Mapping[str, Mapping[str, str]] = {"en": _ENGLISH, "zh": _CHINESE}
+
+
+def language_of(accepted: str) -> Mapping[str, str]:
+    """The words for a browser's Accept-Language; the first language named counts."""
+    return LANGUAGES["zh" if accepted.strip().lower().startswith("zh") else "en"]
