@@ -21,7 +21,7 @@ from joyhallo.evaluation.quality import (
     frames_a_second_apart,
     level_score,
     load_one_align,
-    load_q_realign,
+    load_judge,
     measure_quality,
 )
 
@@ -75,7 +75,7 @@ _SECTIONS = {"mrope_section": [2, 1, 1], "mrope_interleaved": True}
 @pytest.fixture
 def rater(folder, monkeypatch) -> QReAlign:
     monkeypatch.setenv("JOYHALLO_WEIGHTS", str(folder.parent))
-    found = load_q_realign()
+    found = load_judge()
     assert found is not None
     return found
 
@@ -174,7 +174,7 @@ def test_a_film_is_measured_and_the_model_named(rater):
 def test_absent_weights_are_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("JOYHALLO_CACHE", str(tmp_path))
     monkeypatch.delenv("JOYHALLO_WEIGHTS", raising=False)
-    assert load_q_realign() is None
+    assert load_judge() is None
     found = measure_quality(Made("made.mp4", 25.0, 30, (64, 64), None), None)
     assert [measure.value for measure in found] == [None, None]
     assert "hf download q-future/Q-ReAlign-Mini-0.8B" in found[0].note
@@ -182,4 +182,4 @@ def test_absent_weights_are_named_with_the_command(tmp_path, monkeypatch):
     broken.mkdir(parents=True)
     (broken / "config.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be read as Q-ReAlign"):
-        load_q_realign()
+        load_judge()

@@ -69,7 +69,7 @@ def measure_quality(film: Film, rater: Rater | None) -> list[Measure]:
 
     Parameters
     ----------
-    rater : from `load_q_realign` or `OneAlign`; None gives measures without values, which name what is to be done.
+    rater : from `load_judge` or `OneAlign`; None gives measures without values, which name what is to be done.
     """
     if rater is None:
         return missing(NAMES, absent_note())
@@ -99,7 +99,7 @@ class QReAlign:
     note = "Q-ReAlign, which is not the paper's Q-Align"
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:  # noqa: ANN401
-        """Takes the three parts that `load_q_realign` reads from a folder; transformers says nothing of their types."""
+        """Takes the three parts that `load_judge` reads from a folder; transformers says nothing of their types."""
         self._model, self._tokenizer, self._image_processor = model, tokenizer, image_processor
         self._levels = [tokenizer(f" {level}", add_special_tokens=False)["input_ids"][0] for level in LEVELS]
         self._image_id = tokenizer.convert_tokens_to_ids(_IMAGE_MARK)
@@ -164,7 +164,7 @@ class OneAlign:
         return _to_unit(self._model.score([[_to_image(p) for p in pictures]], task_="quality", input_="video"))
 
 
-def load_q_realign(device: torch.device | str = "cpu") -> QReAlign | None:
+def load_judge(device: torch.device | str = "cpu") -> QReAlign | None:
     """Q-ReAlign from the folder `q-realign-mini` of the user's weights or the cache; None where there is none.
 
     Raises
@@ -178,7 +178,7 @@ def load_q_realign(device: torch.device | str = "cpu") -> QReAlign | None:
 
 
 def read_q_realign(folder: Path, device: torch.device | str = "cpu") -> QReAlign:
-    """As `load_q_realign`, from that folder."""
+    """As `load_judge`, from that folder."""
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
     try:
