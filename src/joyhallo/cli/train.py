@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from joyhallo.training.loop import StepReport
-    from joyhallo.training.run import TrainRequest
+    from joyhallo.training.request import TrainRequest
 
 _RECIPE, _LORA, _RUN = Group("Recipe", sort_key=1), Group("Adapters", sort_key=2), Group("Running", sort_key=3)
 _LINE_EVERY = 25  # steps, where there is no terminal
@@ -111,7 +111,7 @@ def _request(stage: str, data: tuple[Path, ...], output: Path, choice: Choice, l
     from joyhallo.training.adapters import Adapters
     from joyhallo.training.overrides import with_changes
     from joyhallo.training.recipes import find_recipe
-    from joyhallo.training.run import TrainRequest
+    from joyhallo.training.request import TrainRequest
     from joyhallo.training.run_folder import RunFolder
 
     changes = choice.set or []

@@ -4,6 +4,7 @@ Several processes are started by `torchrun`, on one machine or on many; it sets 
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -94,8 +95,12 @@ def spread_over(trainee: nn.Module, processes: Processes, dtype: torch.dtype) ->
     if processes.spread == "ddp":
         from torch.nn.parallel import DistributedDataParallel
 
-        # Blind batches do not run the reference network, and the end of it never gets a gradient.
-        return DistributedDataParallel(trainee, find_unused_parameters=True, broadcast_buffers=False)
+        # 1×1 convolutions have two layouts that are the same in memory; torch tells them apart and warns in every process.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            # Blind batches do not run the reference network, and the end of it never gets a gradient.
+            return DistributedDataParallel(trainee, find_unused_parameters=True, broadcast_buffers=False)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 

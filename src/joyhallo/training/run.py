@@ -1,12 +1,10 @@
 """A whole run: from a recipe, datasets and weights to start from, to a folder that speaks."""
 
-import hashlib
 import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,52 +12,26 @@ from torch import Tensor
 
 from joyhallo.data.batches import Batches, Fit
 from joyhallo.data.dataset import Dataset, open_datasets
-from joyhallo.data.index import INDEX_NAME
 from joyhallo.data.picking import Picker
 from joyhallo.device import DTYPES, dtype_name
 from joyhallo.errors import UserError
 from joyhallo.training.adapters import Adapters, adapt, write_adapters
-from joyhallo.training.distributed import Processes, Spread, join, spread_over
+from joyhallo.training.distributed import Processes, join, spread_over
 from joyhallo.training.loop import Loop, StepReport, Work
-from joyhallo.training.optimizers import available_optimizer, build_optimizer
+from joyhallo.training.optimizers import build_optimizer
 from joyhallo.training.overrides import recipe_text
 from joyhallo.training.recipes import Recipe
+from joyhallo.training.request import Outcome, TrainRequest, origin, settle, training_dtype
 from joyhallo.training.run_folder import RunFolder
 from joyhallo.training.sources import latent_side, latent_source, speech_source
 from joyhallo.training.stages import draw, toss
 from joyhallo.training.start import Start, load_start
 from joyhallo.training.state import TrainingState, checkpoints
 from joyhallo.training.trainee import Trainee, finished_weights, freeze
+from joyhallo.training.validation import Validator, held_out_only
+from joyhallo.training.watching import HeldOut, Watch
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What to train, on what, and where."""
-
-    recipe: Recipe | None  # None: that of the run that goes on
-    data: tuple[Path, ...]
-    output: Path
-    init: str | None = None  # None: what the recipe starts from
-    is_resumed: bool = False
-    device: str = "auto"
-    dtype: str = "auto"
-    spread: Spread = "ddp"
-    adapters: Adapters | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    step: int
-    num_steps: int
-    folder: Path
-
-    @property
-    def is_finished(self) -> bool:
-        return self.step >= self.num_steps
 
 
 def train(request: TrainRequest, show: Callable[[StepReport], None]) -> Outcome:
@@ -87,48 +59,23 @@ def _train(request: TrainRequest, processes: Processes, show: Callable[[StepRepo
     if processes.is_first:
         if not request.is_resumed:
             folder.begin(recipe_text(recipe), origin(request, init))
+        logger.info("%s", start.report)
         logger.info("%s", summary(recipe, run, processes, dtype))
     loop = Loop(run.work, run.spread, run.state, recipe.schedule, processes, dtype)
     if request.is_resumed and run.state.resume(folder.checkpoints, processes):
         logger.info("going on after step %d", run.state.step)
-    if processes.is_first:
-        folder.forget_after(run.state.step)
+    watch = Watch(folder, run.state, recipe.saving, run.held_out) if processes.is_first else None
     with stopped_by_signals(loop):
         for report in loop:
-            if processes.is_first:
-                folder.note(report)
+            if watch is not None:
+                watch.note(report)
                 show(report)
             if report.step % recipe.saving.every_steps == 0 and report.step < recipe.schedule.num_steps:
                 run.state.save(folder.checkpoints, recipe.saving.keep, processes)
     run.finish(folder, recipe)
+    if watch is not None:
+        watch.close()
     return Outcome(run.state.step, recipe.schedule.num_steps, request.output)
-
-
-def settle(request: TrainRequest, folder: RunFolder, processes: Processes) -> tuple[Recipe, str]:
-    """The recipe of the run and what it starts from, checked against the run that goes on, if one does."""
-    if request.is_resumed:
-        theirs, began = folder.read()
-        recipe, init = request.recipe or theirs, request.init or began["init"]
-    else:
-        assert request.recipe is not None
-        recipe, init = request.recipe, request.init or request.recipe.init
-    schedule = replace(recipe.schedule, optimizer=available_optimizer(recipe.schedule, processes))
-    recipe = replace(recipe, schedule=schedule)
-    if request.is_resumed:
-        folder.require_same(recipe, origin(request, init))
-    else:
-        folder.require_new()
-    processes.wait()
-    return recipe, init
-
-
-def origin(request: TrainRequest, init: str) -> dict[str, Any]:
-    """What a run must find again to go on: its data, by their content, and its start."""
-    data = []
-    for path in request.data:
-        index = path / INDEX_NAME
-        data.append(hashlib.sha256(index.read_bytes()).hexdigest()[:16] if index.is_file() else str(path))
-    return {"data": data, "init": init, "adapters": request.adapters and request.adapters.text}
 
 
 @dataclass(frozen=True)
@@ -141,6 +88,7 @@ class Built:
     state: TrainingState
     work: Work
     picker: Picker
+    held_out: HeldOut | None
     processes: Processes
     adapters: Adapters | None
 
@@ -184,26 +132,50 @@ def build(
     state = TrainingState(trainee.trained(), optimizer, recipe.schedule.ema_decay)
     picker = Picker(dataset.facts, recipe.drawing, recipe.seed)
     check_fits(dataset, start, picker)
+    judge = held_out_picker(dataset, recipe, processes)
     speech = None
     if recipe.drawing.hears:
-        speech = speech_source(dataset, picker.usable, start.pipe.speech_encoder, folder.training / "speech", processes)
+        samples = sorted({*picker.usable, *(judge.usable if judge else ())})
+        speech = speech_source(dataset, samples, start.pipe.speech_encoder, folder.training / "speech", processes)
     side = latent_side(start.pipe.vae, dataset.index.size_px)
-    depths = len(networks.denoising_network.config["widths"])
-    fit = Fit(start.pipe.latent_space, (side, side), depths)
+    fit = Fit(start.pipe.latent_space, (side, side), len(networks.denoising_network.config["widths"]))
     latents = latent_source(dataset, start.pipe.vae, recipe.drawing, recipe.seed, processes)
-    batches = Batches(picker, dataset, latents, speech, fit)
+    work = make_work(Batches(picker, dataset, latents, speech, fit), spread, recipe, device)
+    held_out = None
+    if judge is not None and processes.is_first:
+        judged = make_work(Batches(judge, dataset, latents, speech, fit), trainee, recipe, device)
+        held_out = HeldOut(Validator(start.pipe, dataset), judged)
+    return Built(start, trainee, spread, state, work, picker, held_out, processes, adapters)
+
+
+def held_out_picker(dataset: Dataset, recipe: Recipe, processes: Processes) -> Picker | None:
+    """Draws from what is never trained on, where the run is validated; says why where it is not."""
+    if not recipe.saving.validate_every_steps:
+        return None
+    if processes.is_sharded:
+        logger.info("no validation: with FSDP no process has all weights; look at the run's folder with joyhallo animate")
+        return None
+    try:
+        return Picker(held_out_only(dataset.facts), recipe.drawing, recipe.seed)
+    except UserError:
+        logger.info("no validation: nothing in the dataset is held out, or it is too short")
+        return None
+
+
+def make_work(batches: Batches, trainee: torch.nn.Module, recipe: Recipe, device: torch.device) -> Work:
+    """How a loop reads samples and gets their losses."""
+    objective, seed, drawing = recipe.objective, recipe.seed, recipe.drawing
 
     def load(numbers: list[int]) -> Any:  # noqa: ANN401
-        coins = toss(numbers, recipe.objective, recipe.seed)
+        coins = toss(numbers, objective, seed)
         return coins, batches.load(coins.numbers)
 
     def losses(loaded: Any) -> Tensor:  # noqa: ANN401
         coins, read = loaded
         batch = batches.finish(read, device)
-        return spread(batch, draw(coins, batch.latents.shape[1:], recipe.objective, recipe.seed))
+        return trainee(batch, draw(coins, batch.latents.shape[1:], objective, seed))
 
-    work = Work(load, losses, recipe.drawing.num_samples, recipe.drawing.num_at_once, recipe.drawing.num_frames)
-    return Built(start, trainee, spread, state, work, picker, processes, adapters)
+    return Work(load, losses, drawing.num_samples, drawing.num_at_once, drawing.num_frames)
 
 
 def check_fits(dataset: Dataset, start: Start, picker: Picker) -> None:
@@ -225,22 +197,6 @@ def check_fits(dataset: Dataset, start: Start, picker: Picker) -> None:
             f"the dataset has face embeddings of {given} numbers ({facts.identity_encoder}), the networks take {takes}: "
             "prepare it with the other --preset"
         )
-
-
-def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """What products are computed in; the weights stay in float32.
-
-    Raises:
-        UserError: a type that training cannot use.
-    """
-    is_able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    if name == "auto":
-        return torch.bfloat16 if is_able else torch.float32
-    if name not in ("fp32", "bf16"):
-        raise UserError(f"--dtype {name}: training computes in bf16 or fp32 (fp16 overflows); leave it at auto")
-    if name == "bf16" and device.type == "cuda" and not is_able:
-        raise UserError("--dtype bf16 needs a GPU of compute capability 8.0 (Ampere) or newer: use fp32")
-    return DTYPES[name]
 
 
 def summary(recipe: Recipe, run: Built, processes: Processes, dtype: torch.dtype) -> str:

@@ -31,6 +31,7 @@ class RunFolder:
         self.checkpoints = self.training / "checkpoints"
         self.recipe = self.training / "recipe.json"
         self.losses = self.training / "losses.jsonl"
+        self.validations = self.training / "validation.jsonl"
         self.board = self.training / "board"
         self.validation = self.training / "validation"
 
@@ -85,26 +86,29 @@ class RunFolder:
             )
 
     def forget_after(self, step: int) -> None:
-        """Drop the losses of steps after `step`: they will be made again."""
-        if not self.losses.is_file():
-            return
-        kept = []
-        for line in self.losses.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except ValueError:
-                break  # the last line of a process that was killed
-        with written_whole(self.losses, "list of losses", UserError) as partial:
-            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        """Drop what was noted of steps after `step`: they will be made again."""
+        for path in (self.losses, self.validations):
+            if not path.is_file():
+                continue
+            kept = []
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
+                except ValueError:
+                    break  # the last line of a process that was killed
+            with written_whole(path, "list of steps", UserError) as partial:
+                partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def note(self, report: StepReport) -> None:
         """Add a step to the list of losses."""
         numbers = {"loss": report.loss, "grad_norm": report.grad_norm, "rate": report.rate}
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        line = json.dumps({"step": report.step, **finite, "is_skipped": report.is_skipped})
-        with self.losses.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        _append(self.losses, {"step": report.step, **finite, "is_skipped": report.is_skipped})
+
+    def note_validation(self, step: int, measures: Mapping[str, float]) -> None:
+        """Add a validation to their list."""
+        _append(self.validations, {"step": step, **measures})
 
     def write_pipeline(self, pipe: JoyHalloPipeline, weights: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> None:
         """Write the pipeline; its index is away while its parts are exchanged, so that a mixture is never loaded.
@@ -128,6 +132,11 @@ class RunFolder:
             folder.rename(self.root / folder.name)
         (partial / INDEX).rename(self.root / INDEX)
         shutil.rmtree(partial)
+
+
+def _append(path: Path, values: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values) + "\n")
 
 
 def _save_part(part: Any, tensors: Mapping[str, Tensor], folder: Path, dtype: torch.dtype) -> None:  # noqa: ANN401

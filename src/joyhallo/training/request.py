@@ -1,0 +1,88 @@
+"""What a run is asked to do, and what of it stands firm: the recipe, the start, the numbers it computes in."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from joyhallo.data.index import INDEX_NAME
+from joyhallo.device import DTYPES
+from joyhallo.errors import UserError
+from joyhallo.training.adapters import Adapters
+from joyhallo.training.distributed import Processes, Spread
+from joyhallo.training.optimizers import available_optimizer
+from joyhallo.training.recipes import Recipe
+from joyhallo.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train, on what, and where."""
+
+    recipe: Recipe | None  # None: that of the run that goes on
+    data: tuple[Path, ...]
+    output: Path
+    init: str | None = None  # None: what the recipe starts from
+    is_resumed: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+    spread: Spread = "ddp"
+    adapters: Adapters | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    num_steps: int
+    folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        return self.step >= self.num_steps
+
+
+def settle(request: TrainRequest, folder: RunFolder, processes: Processes) -> tuple[Recipe, str]:
+    """The recipe of the run and what it starts from, checked against the run that goes on, if one does."""
+    if request.is_resumed:
+        theirs, began = folder.read()
+        recipe, init = request.recipe or theirs, request.init or began["init"]
+    else:
+        assert request.recipe is not None
+        recipe, init = request.recipe, request.init or request.recipe.init
+    schedule = replace(recipe.schedule, optimizer=available_optimizer(recipe.schedule, processes))
+    recipe = replace(recipe, schedule=schedule)
+    if request.is_resumed:
+        folder.require_same(recipe, origin(request, init))
+    else:
+        folder.require_new()
+    processes.wait()
+    return recipe, init
+
+
+def origin(request: TrainRequest, init: str) -> dict[str, Any]:
+    """What a run must find again to go on: its data, by their content, and its start."""
+    data = []
+    for path in request.data:
+        index = path / INDEX_NAME
+        data.append(hashlib.sha256(index.read_bytes()).hexdigest()[:16] if index.is_file() else str(path))
+    return {"data": data, "init": init, "adapters": request.adapters and request.adapters.text}
+
+
+def training_dtype(name: str, device: torch.device) -> torch.dtype:
+    """What products are computed in; the weights stay in float32.
+
+    Raises:
+        UserError: a type that training cannot use.
+    """
+    is_able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if name == "auto":
+        return torch.bfloat16 if is_able else torch.float32
+    if name not in ("fp32", "bf16"):
+        raise UserError(f"--dtype {name}: training computes in bf16 or fp32 (fp16 overflows); leave it at auto")
+    if name == "bf16" and device.type == "cuda" and not is_able:
+        raise UserError("--dtype bf16 needs a GPU of compute capability 8.0 (Ampere) or newer: use fp32")
+    return DTYPES[name]
