@@ -115,9 +115,9 @@ def whole_report(against: bool = False) -> Report:
         )
         for index, name in enumerate(names)
     ]
-    others = tuple(film(name, Measure("flicker", 1.0), Measure("lip_sync", 0.5)) for name in names) if against else ()
+    others = [film(name, Measure("flicker", 1.0, curve=curve), Measure("lip_sync", 0.5)) for name in names if against]
     events = [Event("f", "ba1", "closed", "closed", 0.1), Event("f", "ba1", "open", "spread", 0.2)]
-    return Report(tuple(films), "ours", "theirs" if against else "", others, score_events(events))
+    return Report(tuple(films), "ours", "theirs" if against else "", tuple(others), score_events(events))
 
 
 def test_reports_are_read_as_they_were_written(tmp_path):
@@ -188,7 +188,7 @@ def test_the_page_is_one_file_that_fetches_nothing(against, tmp_path):
     outline.feed(text)
     assert outline.open == []
     assert all(place.startswith("data:image/jpeg;base64,") for place in outline.fetched)
-    assert len(outline.fetched) == 4
+    assert len(outline.fetched) == (8 if against else 4)
     assert not re.search(r"https?://|@import|url\(|<script", text)
     assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower().replace("nance", "")
     shown = " ".join(outline.texts)
@@ -196,6 +196,7 @@ def test_the_page_is_one_file_that_fetches_nothing(against, tmp_path):
         assert words in shown
     assert ("Against theirs" in shown) == against
     assert text.count("<svg") == 3 * 4  # the lips with what is asked of them, loudness, flicker
+    assert text.count('class="line b"') == (4 if against else 0)  # the second system's flicker
 
 
 def test_only_the_first_films_of_many_get_curves():

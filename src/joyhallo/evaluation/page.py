@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from joyhallo.errors import UserError
-from joyhallo.evaluation.columns import ALWAYS, MANDARIN, PAPER, Column, columns_of
+from joyhallo.evaluation.columns import Column, columns_of
 from joyhallo.evaluation.corpus import Difference, measure_names
 from joyhallo.evaluation.curves import Line, draw
 from joyhallo.evaluation.report import Report
@@ -17,6 +17,11 @@ from joyhallo.evaluation.viseme_scores import SEEN, VisemeScores
 from joyhallo.media.files import written_whole
 
 _MAX_DETAILED = 40  # films that get frames and curves; the tables hold all of them
+_CURVE_TITLES = {
+    "lip_amplitude": "Opening of the lips, in eye distances",
+    "blink_rate": "Eyes: distance of the lids over their width",
+    "head_motion": "Head: degrees from its mean",
+}
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2330;--soft:#68707f;--rule:#d9dde4;--paper:#fff;
 --a:#1f6feb;--b:#d9730d;--good:#137a3f;--bad:#b3261e}
@@ -35,7 +40,7 @@ td.cell{text-align:center;min-width:4.5em;background:color-mix(in srgb,var(--a) 
 .curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(420px,1fr));gap:6px 24px}
 figure{margin:8px 0}figcaption{font-size:.87em}
 svg{width:100%;height:auto}svg text{font-size:10px;fill:var(--soft)}.axis{fill:none;stroke:var(--rule)}
-.line{fill:none;stroke-width:1.4;stroke-linejoin:round}.line.a{stroke:var(--a)}.line.b{stroke:var(--b)}
+.line{fill:none;stroke-width:1.4;stroke-linejoin:round}.line.a{stroke:var(--a)}.line.b{stroke:var(--b)}.line.c{stroke:var(--soft)}
 """
 
 
@@ -67,7 +72,9 @@ def page_of(report: Report) -> str:
         parts.append(_visemes(report.visemes))
     if count > 1:
         parts.append(_all_films(report))
-    parts += [_film(film) for film in report.films[:_MAX_DETAILED]]
+    others = {film.name: film for film in report.against}
+    titles = report.title, report.against_title
+    parts += [_film(film, others.get(film.name), titles) for film in report.films[:_MAX_DETAILED]]
     if count > _MAX_DETAILED:
         parts.append(f"<p>Frames and curves of the first {_MAX_DETAILED} videos are shown.</p>")
     return "\n".join([*parts, "</body></html>"])
@@ -98,12 +105,14 @@ def _differences(differences: Sequence[Difference], ours: str, theirs: str) -> s
         found = known[column.name]
         if found.difference is None or found.ours is None or found.theirs is None:
             continue
-        interval = "too few pairs" if found.low is None or found.high is None else f"{found.low:+.3g} to {found.high:+.3g}"
+        interval = "too few pairs"
+        if found.low is not None and found.high is not None:
+            interval = f"{_text(column, found.low, '+')} to {_text(column, found.high, '+')}"
         style = ("good" if found.difference * column.better > 0 else "bad") if found.is_clear and column.better else ""
         cells = [
             _text(column, found.ours),
             _text(column, found.theirs),
-            f"{found.difference:+.3g}",
+            _text(column, found.difference, "+"),
             interval,
             str(found.num_pairs),
         ]
@@ -141,36 +150,51 @@ def _all_films(report: Report) -> str:
     return f'<h2>All videos</h2><div class="scroll"><table><tr><th>Video</th>{head}</tr>{"".join(rows)}</table></div>'
 
 
-def _film(film: FilmReport) -> str:
+def _film(film: FilmReport, other: FilmReport | None, titles: tuple[str, str]) -> str:
     height, width = film.size
     facts = f"{film.num_frames} frames, {film.fps:g} a second, {width}×{height} px"
-    images = "".join(f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(p).decode()}">' for p in film.pictures)
+    rows = [_pictures(film, titles[0] if other else "")]
+    if other is not None and other.pictures:
+        rows.append(_pictures(other, titles[1]))
+    legend = f'<span class="key-a">{escape(titles[0])}</span>, <span class="key-b">{escape(titles[1])}</span>' if other else ""
     return (
-        f'<h3>{escape(film.name)}</h3><p>{facts}</p><div class="frames">{images}</div>'
-        f'<div class="curves">{"".join(_figures(film))}</div>{_notes(film)}'
+        f"<h3>{escape(film.name)}</h3><p>{facts} {legend}</p>{''.join(rows)}"
+        f'<div class="curves">{"".join(_figures(film, other))}</div>{_notes(film)}'
     )
 
 
-def _figures(film: FilmReport) -> list[str]:
-    """Drawings of all curves; the lips' opening together with what the speech asks for."""
-    curves = {measure.name: measure.curve for measure in film.measures if measure.curve is not None}
+def _pictures(film: FilmReport, title: str) -> str:
+    images = "".join(f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(p).decode()}">' for p in film.pictures)
+    return (
+        f'<div class="frames">{images}</div><p class="soft">{escape(title)}</p>'
+        if title
+        else f'<div class="frames">{images}</div>'
+    )
+
+
+def _figures(film: FilmReport, other: FilmReport | None) -> list[str]:
+    """Drawings of all curves, a second system's on the same axes; the lips together with what the speech asks for."""
+    curves, theirs = _curves(film), {} if other is None else _curves(other)
     duration_s = film.num_frames / film.fps
     figures = []
-    opening, expected = curves.pop("lip_amplitude", None), curves.pop("lip_sync", None)
-    if opening is not None:
-        lines = [Line("seen", opening, "a")] + ([] if expected is None else [Line("asked for", expected, "b")])
-        keys = '<span class="key-a">opening of the lips</span>'
-        keys += "" if expected is None else ' and <span class="key-b">what the speech asks for</span>'
-        figures.append(_figure(draw(lines, duration_s, "opening of the lips"), keys))
+    opening, expected = curves.get("lip_amplitude"), curves.pop("lip_sync", None)
+    if opening is not None and expected is not None:
+        drawing = draw([Line("seen", opening, "a"), Line("asked for", expected, "c")], duration_s, "opening of the lips")
+        figures.append(_figure(drawing, "Opening of the lips, and (grey) what the speech asks for"))
     if film.loudness_db is not None:
         loudness = np.maximum(film.loudness_db, film.loudness_db.max() - 50)
-        figures.append(_figure(draw([Line("loudness", loudness, "b")], duration_s, "loudness"), "loudness of the speech, dB"))
-    titles = {column.name: column.title for column in (*PAPER, *ALWAYS, *MANDARIN)}
-    extra = {"blink_rate": "Eyes: distance of the lids over their width", "head_motion": "Head: degrees from its mean"}
+        figures.append(_figure(draw([Line("loudness", loudness, "c")], duration_s, "loudness"), "Loudness of the speech, dB"))
     for name, curve in curves.items():
-        title = extra.get(name, titles.get(name, name))
-        figures.append(_figure(draw([Line(title, curve)], duration_s, title), escape(title)))
+        if name == "lip_amplitude" and expected is not None and name not in theirs:
+            continue  # shown above
+        title = _CURVE_TITLES.get(name) or columns_of({name})[0].title
+        lines = [Line(title, curve)] + ([Line(title, theirs[name], "b")] if name in theirs else [])
+        figures.append(_figure(draw(lines, duration_s, title), escape(title)))
     return figures
+
+
+def _curves(film: FilmReport) -> dict[str, np.ndarray]:
+    return {measure.name: measure.curve for measure in film.measures if measure.curve is not None}
 
 
 def _figure(drawing: str, caption: str) -> str:
@@ -178,13 +202,12 @@ def _figure(drawing: str, caption: str) -> str:
 
 
 def _notes(film: FilmReport) -> str:
-    titles = {column.name: column.title for column in (*PAPER, *ALWAYS, *MANDARIN)}
     notes: dict[str, list[str]] = {}
     for measure in film.measures:
         if measure.note:
-            notes.setdefault(measure.note, []).append(titles.get(measure.name, measure.name))
+            notes.setdefault(measure.note, []).append(columns_of({measure.name})[0].title)
     return "".join(f'<p class="soft">{escape(", ".join(names))}: {escape(note)}.</p>' for note, names in notes.items())
 
 
-def _text(column: Column, value: float) -> str:
-    return f"{value:.{column.decimals}f}"
+def _text(column: Column, value: float, sign: str = "") -> str:
+    return f"{value:{sign}.{column.decimals}f}"

@@ -12,7 +12,7 @@ from joyhallo.evaluation.measures import Measure
 # Metric → what loads its networks (None where their files are not here), and what measures a film with them.
 _PLACES = {
     "sync": (("sync.load_expert", "sync.measure_sync"),),
-    "quality": (("quality.load_judge", "quality.measure_quality"),),
+    "quality": (("quality.load_q_realign", "quality.measure_quality"),),
     "consistency": (
         ("consistency.load_dino", "consistency.measure_subject"),
         ("consistency.load_clip", "consistency.measure_background"),
