@@ -56,8 +56,8 @@ def test_the_numbers(folder):
     assert (summary.synthetic.num_clips, summary.synthetic.hours) == (2, pytest.approx(2 * CLIP_HOURS))
     assert (summary.length_s.low, summary.length_s.median, summary.length_s.high) == (1.2, 1.2, 2.4)
     assert summary.speech_encoders == {"mini": 3, "none": 1}
-    assert (summary.videos.num_kept, summary.videos.num_rejected) == (1, 1)
-    assert summary.videos.reasons == {"unreadable video": 1}
+    assert (summary.sources.num_kept, summary.sources.num_rejected) == (1, 1)
+    assert summary.sources.reasons == {"unreadable video": 1}
     assert (summary.parts.num_kept, summary.parts.num_rejected) == (1, 3)
     assert list(summary.parts.reasons.items()) == [("no speech", 2), ("too dark", 1)]
     assert summary.bytes == sum(path.stat().st_size for path in (folder / "shards").glob("*.tar"))
@@ -67,14 +67,14 @@ def test_what_was_tried_again_counts_as_it_ended(tmp_path):
     dataset = make_dataset(tmp_path, 1)
     append_lines(dataset, [ReportLine("a.mp4", None, False, "worker lost")])
     append_lines(dataset, [ReportLine("a.mp4", None, True, None)])
-    assert summarise(dataset).videos.num_rejected == 0
-    assert summarise(dataset).videos.num_kept == 1
+    assert summarise(dataset).sources.num_rejected == 0
+    assert summarise(dataset).sources.num_kept == 1
 
 
 def test_a_report_cut_short_or_absent_is_no_obstacle(tmp_path):
     dataset = make_dataset(tmp_path, 1)
     assert read_lines(dataset) == []
-    assert summarise(dataset).videos.num_kept == 0
+    assert summarise(dataset).sources.num_kept == 0
     append_lines(dataset, [ReportLine("a.mp4", None, True, None)])
     with (dataset / REPORT_NAME).open("a") as file:
         file.write('{"source": "b.mp4", "is_k')

@@ -143,7 +143,7 @@ def _described(summary: Summary) -> list[str]:
         *_spread_line("face share", summary.face_share, "of the frame"),
         *_spread_line("lips lag", summary.sync_offset_frames, "frames"),
     ]
-    for name, outcome in (("videos", summary.videos), ("parts", summary.parts)):
+    for name, outcome in (("sources", summary.sources), ("parts", summary.parts)):
         lines += _outcome_lines(name, outcome)
     return lines
 

@@ -33,7 +33,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the videos, or of their parts, that a dataset was made from."""
+    """What became of the files, or of the parts of them, that a dataset was made from."""
 
     num_kept: int
     num_rejected: int
@@ -61,7 +61,7 @@ class Summary:
     length_s: Spread | None
     face_share: Spread | None
     sync_offset_frames: Spread | None
-    videos: Outcome
+    sources: Outcome
     parts: Outcome
 
 
@@ -91,7 +91,7 @@ def summarise(folder: Path) -> Summary:
         length_s=_spread(fact.num_frames / FPS for fact in facts),
         face_share=_spread(fact.face_share for fact in facts),
         sync_offset_frames=_spread(fact.sync_offset_frames for fact in facts if fact.sync_offset_frames is not None),
-        videos=_outcome(line for line in lines if line.get("start_s") is None),
+        sources=_outcome(line for line in lines if line.get("start_s") is None),
         parts=_outcome(line for line in lines if line.get("start_s") is not None),
     )
 
