@@ -42,6 +42,11 @@ class LipSyncScore:
     best_score: float  # at the best offset
     offset_frames: int  # by how much the lips lag behind the sound at the best offset
     confidence: float  # best score minus the median over all offsets
+    scores: tuple[float, ...]  # at all offsets, from -MAX_OFFSET to MAX_OFFSET
+
+    def best_within(self, num_frames: int) -> float:
+        """The best score at offsets of up to `num_frames` either way."""
+        return max(self.scores[MAX_OFFSET - num_frames : MAX_OFFSET + num_frames + 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +102,7 @@ class LipSync:
             best_score=float(scores[best]),
             offset_frames=best - MAX_OFFSET,
             confidence=float(scores[best] - np.median(scores)),
+            scores=tuple(scores.tolist()),
         )
 
     def at(self, predicted: np.ndarray, seen: np.ndarray, offset: int) -> float:

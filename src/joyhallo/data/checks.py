@@ -32,6 +32,7 @@ class Thresholds:
     min_speech_share: float = 0.2  # of the frames
     max_sync_offset_frames: int = 3  # either way
     min_sync_confidence: float = 0.2  # below, an offset is not believed
+    min_sync_lead: float = 0.1  # of a larger offset's score over all within the limit: below, syllables are mistaken for others
     min_sync_score: float = 0.3  # at the best offset: below, lips and sound have nothing to do with each other
 
 
@@ -94,7 +95,8 @@ def check_sync(score: LipSyncScore | None, thresholds: Thresholds) -> Rejection 
             "lips do not follow the sound", f"score {score.best_score:.2f}, {thresholds.min_sync_score:g} is needed"
         )
     limit = thresholds.max_sync_offset_frames
-    if abs(score.offset_frames) > limit and score.confidence >= thresholds.min_sync_confidence:
+    lead = score.best_score - score.best_within(limit)
+    if lead >= thresholds.min_sync_lead and score.confidence >= thresholds.min_sync_confidence:
         return Rejection("sound and lips out of sync", f"lips {score.offset_frames:+d} frames, up to ±{limit} can be used")
     return None
 

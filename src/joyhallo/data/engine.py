@@ -179,22 +179,13 @@ def _serve(connection: Connection, build: bytes) -> None:
         except (EOFError, ConnectionResetError):
             return
         if work is None:
-            started = attempt(lambda _: _one_threaded(pickle.loads(build)()), None)
+            started = attempt(lambda _: pickle.loads(build)(), None)
             if started.problem:
                 connection.send(_Ended(problem=started.problem, is_fatal=True))
                 continue
             work = started.result
         assert work is not None
         connection.send(attempt(work, task))
-
-
-def _one_threaded(work: Work) -> Work:
-    import cv2
-    import torch
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    return work
 
 
 class RayCrew:
@@ -233,7 +224,7 @@ class _RayServant:
 
     def do(self, task: Any) -> _Ended:  # noqa: ANN401
         if self._work is None:
-            started = attempt(lambda _: _one_threaded(self._build()), None)
+            started = attempt(lambda _: self._build(), None)
             if started.problem:
                 return _Ended(problem=started.problem, is_fatal=True)
             self._work = started.result

@@ -111,10 +111,11 @@ class VideoPreparer:
     def _parts(self, video: Video, folder: Path) -> Iterator[tuple[Stretch, Rejection | None, str | None]]:
         """Every part of the film with its rejection, or with the key of its clip."""
         thresholds = self.settings.thresholds
+        ahead, behind = watch(video.path), _Behind(video.path)
+        first = next(ahead)  # a film that cannot be read at all is told first
         sound = _Sound(video.path, self.equipment)
-        behind = _Behind(video.path)
         tracker = SpeakerTracker(self.equipment.mesh, thresholds.max_frames, thresholds.min_frames)
-        for stretch in tracker.follow(watch(video.path)):
+        for stretch in tracker.follow(itertools.chain([first], ahead)):
             rejection = check_track(stretch, thresholds)
             for part in [stretch] if rejection else self._steady(stretch):
                 crop = self._crop(part) if rejection is None else None

@@ -156,7 +156,12 @@ def _prepared(
 
 
 def build_worker(settings: Settings, work: Path) -> Callable[[Video], list[ReportLine]]:
-    """What a worker process does with a video."""
+    """What a worker process does with a video; one thread, because there are as many workers as cores."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     preparer = VideoPreparer(settings, equipment.open_equipment(settings.preset, settings.separate_vocals))
 
     def do(video: Video) -> list[ReportLine]:
