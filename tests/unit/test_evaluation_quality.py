@@ -20,8 +20,8 @@ from joyhallo.evaluation.quality import (
     QReAlign,
     frames_a_second_apart,
     level_score,
-    load_one_align,
     load_judge,
+    load_one_align,
     measure_quality,
 )
 
