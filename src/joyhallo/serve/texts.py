@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 _ENGLISH = {
     "lead": "One portrait and one speech recording become a talking video.",
-    "portrait": "1 · Portrait: a photo with a face seen from the front",
+    "portrait": "1 · Portrait: a frontal photo",
     "no_crop": "What will be animated appears here.",
     "crop": "The animated part. Red: lips, blue: expression.",
-    "speech": "2 · Speech: a recording, or your microphone",
+    "speech": "2 · Speech: file or microphone",
     "text": "… or type what is to be said (Chinese or English)",
     "speak": "Hear it",
     "quality": "3 · Quality or speed",
@@ -16,7 +16,7 @@ _ENGLISH = {
     "fine": "Fine · {} steps per clip",
     "persistent": "Show the mark “AI生成” all through the video (by default its first three seconds)",
     "consent": "The person shown agreed to this video, or it is me, or nobody real.",
-    "make": "Make the video",
+    "make": "Make video",
     "cancel": "Stop",
     "clear": "Delete my finished videos",
     "gallery": "Videos of this browser",

@@ -82,7 +82,7 @@ class _Layout:
     def _inputs(self, word: gr.I18n) -> None:
         self.portrait = gr.File(label=word("portrait"), file_types=_PICTURES, type="filepath", height=130)
         self.crop = gr.HTML(elem_classes="jh")
-        self.speech = gr.Audio(label=word("speech"), sources=["upload", "microphone"], type="filepath")
+        self.speech = gr.Audio(label=word("speech"), sources=["upload", "microphone"], type="filepath", buttons=[])
         with gr.Row(visible=has_voice()):
             self.text = gr.Textbox(label=word("text"), max_length=MAX_CHARACTERS, lines=2, scale=4)
             self.speak = gr.Button(word("speak"), scale=1, min_width=90)
