@@ -266,16 +266,21 @@ def test_landmarks_are_tracked_where_a_face_is(tmp_path):
     from joyhallo.conditioning.face import FaceMesh
     from joyhallo.media.video import read_frames
 
-    frames = [frame for _, frame in zip(range(NUM_FRAMES), read_frames(films[0]), strict=False)]
-    add_clip(tmp_path / "published", "face", as_images=True)
+    frames = list(read_frames(films[0]))[:60]
+    add_clip(tmp_path / "published", "face", len(frames), as_images=True)
     for path, frame in zip(sorted((tmp_path / "published" / "images" / "face").iterdir()), frames, strict=True):
         Image.fromarray(frame).save(path)
-    mesh = FaceMesh.from_path(models[0])
-    import_dataset(tmp_path / "published", tmp_path / "dataset", ImportSettings(size_px=192), mesh=mesh)
-    points = Dataset(tmp_path / "dataset").annotations(0).points
+    shutil.copy(films[0], tmp_path / "published" / "videos" / "face.mp4")
+    (tmp_path / "published" / "audios" / "face.wav").unlink()  # then the film's own sound is taken
+    import_dataset(
+        tmp_path / "published", tmp_path / "dataset", ImportSettings(size_px=192), mesh=FaceMesh.from_path(models[0])
+    )
+    dataset = Dataset(tmp_path / "dataset")
+    points = dataset.annotations(0).points
     assert np.isfinite(points).all()
-    assert (points[..., :2].min(), points[..., :2].max()) > (0, 60)
-    assert points[..., :2].max() < 192
+    assert 0 < points[..., :2].min() < 100 < points[..., :2].max() < 192
+    assert abs(dataset.facts[0].sync_offset_frames) <= 1
+    assert dataset.facts[0].sync_confidence > 0
 
 
 def test_the_command(root, tmp_path, capsys, monkeypatch):

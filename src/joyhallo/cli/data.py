@@ -95,7 +95,7 @@ def import_published(
     speech_encoder
         What made audio_emb: chinese-wav2vec2-base (JoyHallo) or wav2vec2-base-960h (Hallo).
     held_out_share
-        Share of the videos that are never trained on, chosen by the hash of their name.
+        Share of the videos that are never trained on, chosen by the hash of what is stored for them.
     """
     from joyhallo.data.importing import ImportSettings, import_dataset
     from joyhallo.data.summary import summarise

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from joyhallo.conditioning.face import FaceMesh
+from joyhallo.conditioning.lip_sync import MIN_FRAMES, LipSync, LipSyncScore
 from joyhallo.data.checks import speech_share
 from joyhallo.data.footage import watch
 from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
@@ -44,6 +45,7 @@ from joyhallo.media.image import read_image, resize
 
 MAX_DIFFERENCE = 3  # frames by which pictures and speech features may differ, as published
 EMBEDDING_SIZE = 512
+NUM_MESH_POINTS = 468  # without the irises, which the small mesh does not have
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ class _Content:
         """Facts and annotations of a part."""
         stop = first + len(frames)
         speech = self._speech[first * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
+        points = _points(frames, mesh)
+        sync = _lip_sync(points, speech)
         x0, y0, x1, y1 = (int(side) for side in self._face_box)
         facts = Facts(
             key=f"{re.sub('[^A-Za-z0-9]+', '-', self._clip.name).strip('-')[:40] or 'clip'}-{video.identity[:10]}-{first:07d}",
@@ -172,11 +176,11 @@ class _Content:
             face_share=round((x1 - x0) * (y1 - y0) / self._settings.size_px**2, 4),
             sharpness=round(measure_sharpness(frames[len(frames) // 2], self._face_box), 4),
             speech_share=round(speech_share(speech), 4),
-            sync_offset_frames=None,
-            sync_confidence=None,
+            sync_offset_frames=sync.offset_frames if sync else None,
+            sync_confidence=round(sync.confidence, 4) if sync else None,
         )
         annotations = Annotations(
-            points=_points(frames, mesh),
+            points=points,
             speech=speech,
             masks=self._masks,
             face_box=self._face_box,
@@ -228,6 +232,12 @@ def _points(frames: list[np.ndarray], mesh: FaceMesh | None) -> np.ndarray:
         if face is not None:  # the small mesh has no irises: the last ten stay unknown
             points[number, : len(face.landmarks)] = face.landmarks
     return points
+
+
+def _lip_sync(points: np.ndarray, speech: np.ndarray) -> LipSyncScore | None:
+    """None where the face was not seen all the time, or for too short a time to tell."""
+    known = points[:, :NUM_MESH_POINTS]
+    return LipSync.load().score(known, speech) if len(known) >= MIN_FRAMES and np.isfinite(known).all() else None
 
 
 def _identify(clip: PublishedClip) -> Video:
