@@ -4,7 +4,7 @@ Stable Diffusion 1.5 fills both networks, AnimateDiff's motion weights the motio
 published ones without their prefix. What has no weights yet (speech, face tokens, the face's place) begins so that the networks
 compute what Stable Diffusion computes: every path of it ends in zeros.
 
-Memory: the networks, and one tensor at a time of the files (8.9 GB in float32 for the full size).
+Memory: the networks, and one tensor at a time of the files (9.1 GB at most for the full size, whose weights are 8.8 GB).
 """
 
 from collections.abc import Mapping
