@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from joyhallo.device import choose_device
 from joyhallo.evaluation.film import Film
 from joyhallo.evaluation.lacking import lacking
 from joyhallo.evaluation.measures import Measure
@@ -87,7 +88,7 @@ def measure_background(film: Film, features: FrameFeatures | None) -> list[Measu
     return [_measure("background", film, features)]
 
 
-def load_dino(device: torch.device | str = "cpu") -> FrameFeatures | None:
+def load_dino(device: torch.device | str = "auto") -> FrameFeatures | None:
     """DINO's ViT-B/16 from the set "metrics-consistency"; None where its files are not on this machine.
 
     Raises
@@ -95,13 +96,13 @@ def load_dino(device: torch.device | str = "cpu") -> FrameFeatures | None:
     CheckpointError : a file is broken, or holds something else.
     """
     files = _find(DINO_FILES)
-    return None if files is None else dino_features(build_dino(*files), device)
+    return None if files is None else dino_features(build_dino(*files), choose_device(str(device)))
 
 
-def load_clip(device: torch.device | str = "cpu") -> FrameFeatures | None:
+def load_clip(device: torch.device | str = "auto") -> FrameFeatures | None:
     """The picture half of CLIP's ViT-B/32, as `load_dino`; in float32, where VBench takes float16 on GPUs."""
     files = _find(CLIP_FILES)
-    return None if files is None else clip_features(build_clip(*files), device)
+    return None if files is None else clip_features(build_clip(*files), choose_device(str(device)))
 
 
 def build_dino(config: Path, weights: Path) -> "ViTModel":

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from joyhallo.device import choose_device
 from joyhallo.errors import UserError
 from joyhallo.evaluation.film import Film
 from joyhallo.evaluation.lacking import lacking
@@ -164,7 +165,7 @@ class OneAlign:
         return _to_unit(self._model.score([[_to_image(p) for p in pictures]], task_="quality", input_="video"))
 
 
-def load_judge(device: torch.device | str = "cpu") -> QReAlign | None:
+def load_judge(device: torch.device | str = "auto") -> QReAlign | None:
     """Q-ReAlign from the folder `q-realign-mini` of the user's weights or the cache; None where there is none.
 
     Raises
@@ -174,7 +175,7 @@ def load_judge(device: torch.device | str = "cpu") -> QReAlign | None:
     own = hub.weights_folder()
     places = [*([] if own is None else [own]), hub.cache_folder() / "weights"]
     folder = next((place / REALIGN_FOLDER for place in places if (place / REALIGN_FOLDER / "config.json").is_file()), None)
-    return None if folder is None else read_q_realign(folder, device)
+    return None if folder is None else read_q_realign(folder, choose_device(str(device)))
 
 
 def read_q_realign(folder: Path, device: torch.device | str = "cpu") -> QReAlign:

@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from joyhallo.device import choose_device
 from joyhallo.evaluation.crop_track import (
     MIN_FACE_PX,
     MIN_TRACK_FRAMES,
@@ -91,7 +92,7 @@ def judge(network: SyncNet, faces: Iterable[np.ndarray], num_faces: int, speech:
     return agreement(lips[:num_windows], sound[: len(lips)])
 
 
-def load_expert(device: torch.device | str = "cpu") -> SyncExpert | None:
+def load_expert(device: torch.device | str = "auto") -> SyncExpert | None:
     """Both networks of the set "metrics-sync"; None where its files are not on this machine.
 
     Raises
@@ -101,7 +102,8 @@ def load_expert(device: torch.device | str = "cpu") -> SyncExpert | None:
     network, detector = hub.find(SYNCNET_FILE), hub.find(S3FD_FILE)
     if network is None or detector is None:
         return None
-    return SyncExpert(load_syncnet(network).to(device), load_s3fd(detector).to(device))
+    where = choose_device(str(device))
+    return SyncExpert(load_syncnet(network).to(where), load_s3fd(detector).to(where))
 
 
 def measure_sync(film: Film, expert: SyncExpert | None) -> list[Measure]:
