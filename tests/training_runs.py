@@ -26,9 +26,9 @@ from tiny import drawn_pipeline
 SIZE_PX, NUM_FRAMES = 32, 14
 
 
-def pictures(seed: int) -> np.ndarray:
+def pictures(seed: int, size_px: int = SIZE_PX) -> np.ndarray:
     """Frames [F,S,S,3] in which a soft spot moves over a slope."""
-    rows, columns = np.mgrid[:SIZE_PX, :SIZE_PX] / SIZE_PX
+    rows, columns = np.mgrid[:size_px, :size_px] / size_px
     frames = []
     for number in range(NUM_FRAMES):
         x, y = 0.3 + 0.03 * number, 0.2 + 0.1 * seed
@@ -37,7 +37,7 @@ def pictures(seed: int) -> np.ndarray:
     return np.array(frames).astype(np.uint8)
 
 
-def make_dataset(folder: Path, num_samples: int = 4) -> Path:
+def make_dataset(folder: Path, num_samples: int = 4, size_px: int = SIZE_PX, embedding_size: int = 8) -> Path:
     """Every second sample is synthetic, the last one is held out."""
     work = folder / "work"
     work.mkdir(parents=True)
@@ -45,13 +45,13 @@ def make_dataset(folder: Path, num_samples: int = 4) -> Path:
         facts: Facts = made_facts(
             f"clip_{number}",
             num_frames=NUM_FRAMES,
-            size_px=SIZE_PX,
+            size_px=size_px,
             is_synthetic=number % 2 == 1,
             is_held_out=number == num_samples - 1,
         )
-        annotations = made_annotations(NUM_FRAMES, SIZE_PX, number)
-        annotations = replace(annotations, face_embedding=annotations.face_embedding[:8])
-        frames = pictures(number)
+        annotations = made_annotations(NUM_FRAMES, size_px, number)
+        annotations = replace(annotations, face_embedding=annotations.face_embedding[:embedding_size])
+        frames = pictures(number, size_px)
         write_sample(work, facts, annotations, frames, frames[0] if facts.is_synthetic else None)
     pack(work, folder / "dataset")
     return folder / "dataset"
