@@ -231,42 +231,50 @@ def memory_bytes(device: torch.device, mark: str) -> int:
     return int(re.search(mark + r":\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def find_largest(device: torch.device, dtype: torch.dtype, repeats: int) -> None:
-    """The published stage on a GPU: ours with and without checkpointing, and the published way, by batch size."""
+def find_largest(name: str, device: torch.device, dtype: torch.dtype, repeats: int, most: int) -> None:
+    """Step time and memory of the three ways by batch size, up to the largest that fits, or `most`."""
     peak = 2e-12 * PRODUCT**3 / product_s(device, dtype)
-    print(f"full on {torch.cuda.get_device_name()}, {dtype}: a product runs at {peak:.0f} TFLOP/s")
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else device.type
+    print(f"{name} on {machine}, {dtype}: a {PRODUCT}³ product runs at {peak:.2f} TFLOP/s")
+    tflop = count_of_one(name, device, dtype)
     for way in ("recomputed", "ours", "published"):
         num = 1
-        while (found := time_batch(num, way, device, dtype, repeats)) is not None:
-            step_s, num_bytes, tflop = found
-            print(
-                f"  {way:10} batch {num}: {step_s:.3f} s, {num * 16 / step_s:.1f} frames/s, {num_bytes / 1e9:.1f} GB, "
-                f"{tflop / step_s:.0f} TFLOP/s, {tflop / step_s / peak:.0%}",
-                flush=True,
-            )
-            num = num + max(1, num // 2)
-        print(f"  {way:10} batch {num}: too little memory", flush=True)
+        while num <= most and (found := time_batch(find_case(name, num), way, device, dtype, repeats)) is not None:
+            step_s, num_bytes = found
+            pace, rate = num * find_case(name).num_frames / step_s, num * tflop / step_s
+            share = f", {rate:.2f} TFLOP/s, {rate / peak:.0%}" if tflop else ""
+            print(f"  {way:10} batch {num}: {step_s:.3f} s, {pace:.1f} frames/s, {num_bytes / 1e9:.1f} GB{share}", flush=True)
+            num += max(1, num // 2)
+        if num <= most:
+            print(f"  {way:10} batch {num}: too little memory", flush=True)
 
 
-def time_batch(
-    num_samples: int, way: str, device: torch.device, dtype: torch.dtype, repeats: int
-) -> tuple[float, int, float] | None:
-    """Seconds, peak bytes and TFLOP of a step; None where the memory does not suffice."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+def count_of_one(name: str, device: torch.device, dtype: torch.dtype) -> float:
+    """TFLOP of our step with one sample, the measure for all ways; 0 where even that does not fit without checkpointing."""
     try:
-        step = Step(find_case("full", num_samples), device, dtype)
+        step = Step(find_case(name, 1), device, dtype)
+        return count_gflop(step.networks, step) / 1e3
+    except torch.OutOfMemoryError:
+        return 0.0
+
+
+def time_batch(case: Case, way: str, device: torch.device, dtype: torch.dtype, repeats: int) -> tuple[float, int] | None:
+    """Median seconds of a step and peak bytes; None where the memory does not suffice."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        step = Step(case, device, dtype)
         networks = step.published() if way == "published" else step.networks
-        tflop = count_gflop(networks, step) / 1e3 if way != "recomputed" else 0.0
         times = [seconds(lambda: step(networks, checkpointing=way == "recomputed"), device) for _ in range(2 + repeats)]
     except torch.OutOfMemoryError:
         return None
-    return statistics.median(times[2:]), torch.cuda.max_memory_allocated(), tflop
+    return statistics.median(times[2:]), memory_bytes(device, "VmHWM")
 
 
 def product_s(device: torch.device, dtype: torch.dtype) -> float:
     matrix = torch.ones(PRODUCT, PRODUCT, device=device, dtype=dtype)
-    return min(seconds(lambda: matrix @ matrix, device) for _ in range(10))
+    return min(seconds(lambda: matrix @ matrix, device) for _ in range(5))
 
 
 def main() -> None:
@@ -275,6 +283,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batches", type=int, help="step time and memory by batch size, up to this one")
     parser.add_argument("--memory", choices=("ours", "recomputed", "published"), help="only the peak memory of one way")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -283,10 +292,10 @@ def main() -> None:
     for name in options.cases or ("mini", "reduced", *(["full"] if device.type == "cuda" else [])):
         if options.memory:
             measure_memory(name, options.memory, device, dtype)
-        elif name == "full":
-            if device.type != "cuda":
-                sys.exit("full needs a GPU: the published stage takes minutes a step on a CPU")
-            find_largest(device, dtype, options.repeats)
+        elif name == "full" or options.batches:
+            if name == "full" and device.type != "cuda":
+                sys.exit("full needs a GPU: the published stage takes many minutes a step on a CPU")
+            find_largest(name, device, dtype, options.repeats, options.batches or 1024)
         else:
             compare(name, device, dtype, options.repeats)
             for way in ("published", "ours", "recomputed"):
