@@ -15,6 +15,7 @@ from joyhallo.data.dataset import Dataset, open_datasets
 from joyhallo.data.frames import FilePart, read_clip_frames, write_clip
 from joyhallo.data.index import DatasetError, Index, ShardEntry, write_index
 from joyhallo.data.samples import SampleError
+from joyhallo.errors import UserError
 from joyhallo.media.video import VideoError, read_frames
 from made_data import (
     NUM_FRAMES,
@@ -151,9 +152,9 @@ def test_no_file_stays_open(folder):
 
 
 def test_a_large_dataset_opens_quickly(tmp_path):
-    """Twenty thousand samples; the tar is a hole of the right length, which opening does not touch."""
+    """Ten thousand samples; the tar is a hole of the right length, which opening does not touch."""
     (tmp_path / "shards").mkdir()
-    num, keys = 20_000, [f"clip_{number:06d}" for number in range(20_000)]
+    num, keys = 10_000, [f"clip_{number:06d}" for number in range(10_000)]
     with (tmp_path / "shards" / "000000.tar").open("wb") as file:
         file.truncate(num * 1536)
     members = {key: {suffix: [n * 1536 + 512, 100] for suffix in ("mp4", "safetensors", "json")} for n, key in enumerate(keys)}
@@ -162,7 +163,7 @@ def test_a_large_dataset_opens_quickly(tmp_path):
     write_index(tmp_path, Index(1, "mini", 25, 64, num, 6.7, (ShardEntry("000000.tar", num, num * 1536, ""),)))
     start = time.process_time()
     assert len(Dataset(tmp_path)) == num
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 1
 
 
 def test_folders_that_are_no_datasets_are_one_line(tmp_path):
@@ -245,6 +246,28 @@ def test_damaged_content_is_one_line(own_folder):
         dataset.annotations(0)
     with pytest.raises(DatasetError, match="no whole picture"):
         dataset.portrait(1)
+
+
+@pytest.mark.parametrize("name", ["index.json", "shards/000000.json", "shards/000000.tar"])
+def test_damage_anywhere_is_one_line(own_folder, name):
+    """Bytes changed at random: what can be read is read, the rest is an error for the user."""
+    whole, random = (own_folder / name).read_bytes(), np.random.default_rng(0)
+    errors = []
+    for _ in range(40):
+        content = bytearray(whole)
+        for place in random.integers(0, min(len(content), 8000), 12):
+            content[place] = random.integers(256)
+        (own_folder / name).write_bytes(content)
+        try:
+            dataset = Dataset(own_folder)
+            for i in range(2):
+                dataset.annotations(i)
+                dataset.frames(i, [0, min(14, dataset.facts[i].num_frames - 1)])
+                dataset.portrait(i)
+        except UserError as problem:
+            errors.append(str(problem))
+    assert len(errors) > 10
+    assert not [error for error in errors if "\n" in error]
 
 
 def test_a_clip_with_fewer_frames_than_its_facts_is_one_line(own_folder):

@@ -85,7 +85,7 @@ def read_clip_frames(source: io.RawIOBase, indices: Sequence[int], where: str) -
     wanted = sorted({int(index) for index in indices})
     found: dict[int, np.ndarray] = {}
     try:
-        with av.open(source, "r", format="mp4") as container:
+        with av.open(source, "r", format="mp4", metadata_errors="replace") as container:
             _decode_wanted(container, wanted, found)
     except (FFmpegError, EOFError, IndexError) as problem:
         raise VideoError(f"the clip '{where}' cannot be read (broken or cut short): prepare it again") from problem
@@ -170,9 +170,9 @@ def _encode_sound(stream: "AudioStream", speech: np.ndarray, number: int) -> lis
 def _decode_wanted(container: "InputContainer", wanted: list[int], found: dict[int, np.ndarray]) -> None:
     """Fill `found` with the frames `wanted` (ascending): seeks to the key frame before a gap, decodes on otherwise."""
     stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1  # readers are processes; a frame is too little work to share
-    if stream.time_base is None:
+    if stream.codec_context is None or stream.time_base is None:  # damaged
         return
+    stream.codec_context.thread_count = 1  # readers are processes; a frame is too little work to share
     per_frame = 1 / (FPS * stream.time_base)  # clock ticks of a frame
     decoded, at = container.decode(stream), 0  # `at`: the number that the decoder gives next
     for index in wanted:

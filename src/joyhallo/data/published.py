@@ -47,7 +47,7 @@ _PICTURES = (".png", ".jpg", ".jpeg")
 # What a file that is no such pickle makes torch raise.
 _NOT_LOADABLE = (
     pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, OSError, EOFError, ValueError, TypeError,
-    KeyError, IndexError, AttributeError, AssertionError, UnicodeError, MemoryError, OverflowError,
+    LookupError, AttributeError, AssertionError, MemoryError, OverflowError,
 )  # fmt: skip
 
 
