@@ -135,6 +135,12 @@ def write_film(
     return path
 
 
+def write_talking_film(path: Path, num_frames: int, seed: int = 0) -> Path:
+    """A plain one with its sound."""
+    times = steady(num_frames / 25)
+    return write_film(path, talking(times, seed=seed), Film(times), babble(num_frames / 25, seed))
+
+
 def _turn(path: Path, quarter_turns: int) -> None:
     """Write a quarter turn into the film's track header, as telephones do (ISO 14496-12, 8.3.2)."""
     content = bytearray(path.read_bytes())

@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -39,8 +40,18 @@ def work(folder, task):
 def crew_of(name, folder):
     if name == "local":
         return LocalCrew(functools.partial(build, folder))
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
+    if not ray.is_initialized():  # a node must find this module; the package itself is installed there
+        path = {"PYTHONPATH": str(Path(__file__).parent)}
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": path})
     return RayCrew(functools.partial(build, folder))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _end_of_ray():
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 def tries(folder, task):

@@ -1,11 +1,5 @@
 """A whole run: stopped, gone on with, added to, with copies and broken films, on a disk that fills up."""
 
-import os
-import resource
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +8,11 @@ import pytest
 from joyhallo.cli import main
 from joyhallo.cli.data import app
 from joyhallo.data.dataset import Dataset
-from joyhallo.data.one_video import Settings, is_held_out
-from joyhallo.data.prepare import Crew, find_videos, prepare, settings_for
+from joyhallo.data.films import Settings, find_videos, is_held_out, settings_for
+from joyhallo.data.prepare import Crew, prepare
 from joyhallo.data.report import read_lines
 from joyhallo.errors import UserError
-from talking import Film, babble, open_face_mesh, steady, talking, write_film
+from talking import open_face_mesh, write_talking_film
 
 NUM_FRAMES = 26
 
@@ -29,8 +23,7 @@ def videos(tmp_path_factory):
     open_face_mesh()
     folder = tmp_path_factory.mktemp("videos")
     for seed, name in ((0, "a.mp4"), (1, "b.mp4")):
-        pictures = talking(steady(NUM_FRAMES / 25), seed=seed)
-        write_film(folder / name, pictures, Film(steady(NUM_FRAMES / 25)), babble(NUM_FRAMES / 25, seed))
+        write_talking_film(folder / name, NUM_FRAMES, seed)
     (folder / "sub").mkdir()
     (folder / "sub" / "copy.mp4").write_bytes((folder / "a.mp4").read_bytes())
     (folder / "broken.mp4").write_bytes(b"\0" * 5000)
@@ -92,62 +85,6 @@ def test_other_settings_are_refused(first_run, videos):
         prepare([videos], dataset, other)
 
 
-def limited(megabytes):
-    """In a new process: files cannot grow beyond this, as on a full disk."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (megabytes, megabytes))
-
-    return limit
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "joyhallo", "data", "prepare", *map(str, arguments), "--workers", "1"]
-
-
-def test_a_full_disk_is_one_line_and_what_is_finished_stays(videos, tmp_path):
-    """The limit lets the record of the broken film through, and not the clip of the other, which comes second."""
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"\0" * 1_000_000)
-    given = command(broken, videos / "a.mp4", "-o", tmp_path / "out")
-    done = subprocess.run(given, capture_output=True, text=True, preexec_fn=limited(12_000))
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("joyhallo: the disk is full"), done.stderr
-    assert "Traceback" not in done.stderr
-    again = subprocess.run(given, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "1 prepared now, 1 before" in again.stdout
-    assert Dataset(tmp_path / "out").index.num_samples == 1
-
-
-def test_a_worker_killed_from_outside_is_replaced(videos, tmp_path):
-    process = subprocess.Popen(command(videos / "a.mp4", "-o", tmp_path / "out"), stdout=subprocess.PIPE, text=True)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    if not children.exists():
-        process.kill()
-        pytest.skip("processes cannot be listed here")
-    victim = None
-    while victim is None and process.poll() is None:
-        for pid in children.read_text().split():
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                victim = int(pid)
-        time.sleep(0.05)
-    assert victim is not None
-    os.kill(victim, signal.SIGKILL)
-    output, _ = process.communicate()
-    assert process.returncode == 0
-    assert "1 clips" in output
-    assert Dataset(tmp_path / "out").index.num_samples == 1
-
-
-def test_no_usable_film_is_an_error_and_the_report_is_there(tmp_path):
-    (tmp_path / "a.mp4").write_bytes(b"no film")
-    with pytest.raises(UserError, match=r"no clip could be made of 1 videos \(unreadable video\)"):
-        prepare([tmp_path / "a.mp4"], tmp_path / "out", Settings(), Crew(num_workers=1))
-    assert [line["reason"] for line in read_lines(tmp_path / "out")] == ["unreadable video"]
-
-
 def test_which_films_are_found(videos, tmp_path):
     found = [path.relative_to(videos).as_posix() for path in find_videos([videos])]
     assert found == ["a.mp4", "b.mp4", "broken.mp4", "sub/copy.mp4"]
@@ -190,15 +127,6 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path, monkeypatch, arguments, 
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("joyhallo: ")
     assert message in said
-
-
-def test_the_published_preset_says_what_to_install(capsys, videos, tmp_path):
-    try:
-        import insightface  # noqa: F401
-    except ImportError:
-        assert main(["data", "prepare", str(videos / "a.mp4"), "-o", str(tmp_path / "x"), "--preset", "published"]) == 2
-        assert "joyhallo[official]" in capsys.readouterr().err
-        assert not (tmp_path / "x" / "index.json").exists()
 
 
 def test_help_names_the_options(capsys):

@@ -58,13 +58,13 @@ def prepare(
         raise UserError(f"--workers is {workers}: give 1 to 1024, or leave it out for as many as cores")
     if not 0 <= held_out_share < 1:
         raise UserError(f"--held-out-share is {held_out_share}: give 0 up to (not including) 1")
-    from joyhallo.data import equipment
-    from joyhallo.data.prepare import Crew, settings_for
+    from joyhallo.data.films import note_on, settings_for
+    from joyhallo.data.prepare import Crew
     from joyhallo.data.prepare import prepare as run
 
     changes = read_thresholds(threshold)
     settings = settings_for(preset, separate_vocals=separate_vocals, held_out_share=held_out_share, **changes)
-    note = equipment.check_equipment(preset, separate_vocals)
+    note = note_on(settings)
     if note:
         print(note, file=sys.stderr)
     with progress_shown() as show:

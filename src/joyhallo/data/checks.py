@@ -9,6 +9,7 @@ import numpy as np
 
 from joyhallo.conditioning.anatomy import head_yaw_deg, silhouette_box
 from joyhallo.conditioning.lip_sync import LipSyncScore
+from joyhallo.data.films import Thresholds
 from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
 from joyhallo.data.tracking import Stretch
 from joyhallo.media.paste import Crop
@@ -16,24 +17,6 @@ from joyhallo.media.paste import Crop
 OVERSHOOT = 0.02  # of the crop's side that a face may reach beyond it, or beyond the picture
 SPEECH_OVER_NOISE_DB = 9.0  # sound counts as speech this far above the quietest tenth
 QUIETEST_DBFS = -50.0  # and above this
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What is asked of every clip. The defaults are those of `mini`, fit for 256 px."""
-
-    min_frames: int = 23  # a training window with what it looks back at (published: more than 22)
-    max_frames: int = 250  # longer parts are split
-    min_face_px: float = 100.0  # longer side of the silhouette in the film's own pixels, median
-    max_face_share: float = 0.85  # of the crop's side: where the film itself ends at the head
-    max_yaw_deg: float = 35.0  # median: beyond, one cheek is not seen
-    min_sharpness: float = 0.12  # see `tracking.measure_sharpness`
-    min_rate_fps: float = 15.0  # different pictures a second: with fewer, lips jump
-    min_speech_share: float = 0.2  # of the frames
-    max_sync_offset_frames: int = 3  # either way
-    min_sync_confidence: float = 0.2  # below, an offset is not believed
-    min_sync_lead: float = 0.1  # of a larger offset's score over all within the limit: below, syllables are mistaken for others
-    min_sync_score: float = 0.3  # at the best offset: below, lips and sound have nothing to do with each other
 
 
 @dataclass(frozen=True)

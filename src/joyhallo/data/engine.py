@@ -242,8 +242,9 @@ class _RayWorker:
     def collect(self) -> _Ended:
         try:
             return self._ray.get(self.future)
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.WorkerCrashedError):
-            return _Ended(problem="its process was killed (out of memory?)", is_dead=True)
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.WorkerCrashedError) as problem:
+            cause = " ".join(str(problem).split())[:300]
+            return _Ended(problem=f"its process was killed or did not start (out of memory?): {cause}", is_dead=True)
 
     def stop(self) -> None:
         self._ray.kill(self._actor)

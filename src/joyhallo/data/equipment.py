@@ -11,12 +11,12 @@ from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.identity import IdentityEncoder, InsightFaceIdentity, MiniIdentity
 from joyhallo.conditioning.speech import MelSpeech, SpeechEncoder, Wav2Vec2Speech, prepare_speech
 from joyhallo.conditioning.vocals import VocalSeparator
+from joyhallo.data.films import MANDARIN_ENCODER, mandarin_folder
 from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
 from joyhallo.weights import hub
 from joyhallo.weights.pipeline_folder import load_component
 from joyhallo.weights.registry import IDENTITY_FILES, VOCALS_FILE
 
-MANDARIN_ENCODER = "chinese-wav2vec2-base"
 _FULL_SCALE = 32768.0  # of 16-bit sound
 
 
@@ -58,16 +58,6 @@ def open_equipment(preset: str, separate_vocals: bool) -> Equipment:
     return Equipment(mesh, _glint_identity(), "glintr100", encoder, name, separator)
 
 
-def check_equipment(preset: str, separate_vocals: bool) -> str | None:
-    """Open everything once, so that what is missing is said before the work begins; returns what the user should know."""
-    if open_equipment(preset, separate_vocals).speech is not None:
-        return None
-    return (
-        f"no speech features are stored: {MANDARIN_ENCODER} is not on this machine (`joyhallo models pull joyhallo-v1`); "
-        "training computes them when it starts"
-    )
-
-
 def _glint_identity() -> InsightFaceIdentity:
     if importlib.util.find_spec("insightface") is None:
         return InsightFaceIdentity(Path())  # says what to install, before anything large is fetched
@@ -76,9 +66,9 @@ def _glint_identity() -> InsightFaceIdentity:
 
 
 def _mandarin_encoder() -> SpeechEncoder | None:
-    weights, config = (hub.find(f"{MANDARIN_ENCODER}/{name}") for name in ("pytorch_model.bin", "config.json"))
-    if weights is None or config is None or weights.parent != config.parent:
+    folder = mandarin_folder()
+    if folder is None:
         return None
     from transformers import Wav2Vec2Model
 
-    return Wav2Vec2Speech(Wav2Vec2Model.from_pretrained(str(weights.parent)))
+    return Wav2Vec2Speech(Wav2Vec2Model.from_pretrained(str(folder)))

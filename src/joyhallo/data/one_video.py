@@ -4,11 +4,10 @@ The film is watched twice at the same time: ahead, reduced, to find the speaker;
 memory holds one part of it and no more, whatever its length and size.
 """
 
-import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from joyhallo.conditioning.lip_sync import MIN_FRAMES, LipSync, LipSyncScore
 from joyhallo.conditioning.masks import clip_box, clip_masks
 from joyhallo.data.checks import (
     Rejection,
-    Thresholds,
     check_crop,
     check_speech,
     check_sync,
@@ -27,6 +25,7 @@ from joyhallo.data.checks import (
     speech_share,
 )
 from joyhallo.data.equipment import Equipment
+from joyhallo.data.films import UNKNOWN_SPEAKER, Settings, Video, is_held_out
 from joyhallo.data.footage import Picture, sound_start_s, watch
 from joyhallo.data.frames import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from joyhallo.data.framing import FaceCrop, face_crop
@@ -37,46 +36,7 @@ from joyhallo.errors import UserError
 from joyhallo.media.audio import AudioError, stream_speech
 from joyhallo.media.video_error import VideoError
 
-UNKNOWN_SPEAKER = "unknown"  # until clips of all films are compared
-_HASHED_BYTES = 1 << 20
 _EMBEDDING_EVERY = 12  # frames between two attempts, where a face encoder does not see the face
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How videos become clips; everything that changes the outcome."""
-
-    preset: str = "mini"
-    size_px: int = 256
-    face_share: float = 0.6  # of the crop's side that the silhouette fills at most
-    separate_vocals: bool = False
-    held_out_share: float = 0.02
-    thresholds: Thresholds = field(default_factory=Thresholds)
-
-
-@dataclass(frozen=True)
-class Video:
-    """A film to prepare."""
-
-    path: Path
-    identity: str  # of its content: the same film under another name has the same
-    num_bytes: int
-
-
-def identify(path: Path) -> Video:
-    """A film by its size and by the hash of its beginning, middle and end, which is quick for files of any length."""
-    num_bytes = path.stat().st_size
-    digest = hashlib.sha256(str(num_bytes).encode())
-    with path.open("rb") as file:
-        for start in (0, num_bytes // 2, max(0, num_bytes - _HASHED_BYTES)):
-            file.seek(start)
-            digest.update(file.read(_HASHED_BYTES))
-    return Video(path, digest.hexdigest()[:16], num_bytes)
-
-
-def is_held_out(identity: str, share: float) -> bool:
-    """Whether a film is never trained on: a fixed share of all, by its content."""
-    return int(identity[:8], 16) / 2**32 < share
 
 
 class VideoPreparer:

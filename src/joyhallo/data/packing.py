@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from joyhallo.data.films import UNKNOWN_SPEAKER, Settings, Video
 from joyhallo.data.index import INDEX_NAME, Index, read_index, write_text
-from joyhallo.data.one_video import UNKNOWN_SPEAKER, Settings, Video
 from joyhallo.data.people import SAME_PERSON, read_people, write_people
 from joyhallo.data.report import ReportLine, append_lines, read_lines
 from joyhallo.data.samples import FACTS_SUFFIX, facts_text, read_annotations, read_facts

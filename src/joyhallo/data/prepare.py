@@ -12,19 +12,17 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from joyhallo.data import engine, equipment
-from joyhallo.data.checks import Thresholds
-from joyhallo.data.one_video import Settings, Video, VideoPreparer, identify
+from joyhallo.data import engine
+from joyhallo.data.films import Settings, Video, find_videos, identify
 from joyhallo.data.packing import pack_finished, read_records
 from joyhallo.data.report import ReportLine
 from joyhallo.errors import UserError
 from joyhallo.media.files import writing_error, written_whole
 
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp")
 WORK_NAME = ".work"
 FAILED = "preparation failed"  # by a fault of ours, or because the process was killed twice
 
@@ -56,45 +54,6 @@ class Summary:
     num_clips: int  # in the dataset
     hours: float
     lines: tuple[ReportLine, ...]  # of all videos given
-
-
-def settings_for(preset: str, **changes: Any) -> Settings:  # noqa: ANN401 (the fields of Settings and Thresholds)
-    """The settings of a preset; `published` follows the published data preparation at 512 px.
-
-    Raises UserError for an unknown preset or threshold.
-    """
-    if preset == "mini":
-        settings = Settings()
-    elif preset == "published":
-        settings = Settings(preset, 512, thresholds=Thresholds(min_face_px=200.0, min_sharpness=0.18))
-    else:
-        raise UserError(f"the preset {preset!r} is not known: give mini or published")
-    own = {name: changes.pop(name) for name in list(changes) if name in ("separate_vocals", "held_out_share")}
-    for name, value in changes.items():
-        known = asdict(settings.thresholds)
-        if name not in known:
-            raise UserError(f"there is no threshold {name!r}: the thresholds are {', '.join(known)}")
-        changes[name] = type(known[name])(value)
-    return replace(settings, **own, thresholds=replace(settings.thresholds, **changes))
-
-
-def find_videos(places: Sequence[Path]) -> list[Path]:
-    """All films among files and below folders, sorted; a file that is named is taken whatever it is called.
-
-    Raises UserError when a place is not there or there is no film at all.
-    """
-    found: set[Path] = set()
-    for place in places:
-        if place.is_dir():
-            inside = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-            found.update(path for path in inside if not any(part.startswith(".") for part in path.relative_to(place).parts))
-        elif place.exists():
-            found.add(place)
-        else:
-            raise UserError(f"there is no video '{place}': check the path (from the folder '{Path.cwd()}')")
-    if not found:
-        raise UserError(f"no video in {', '.join(map(str, places))}: give files, or folders with {', '.join(SUFFIXES)}")
-    return sorted(found)
 
 
 def prepare(
@@ -160,9 +119,12 @@ def build_worker(settings: Settings, work: Path) -> Callable[[Video], list[Repor
     import cv2
     import torch
 
+    from joyhallo.data.equipment import open_equipment
+    from joyhallo.data.one_video import VideoPreparer
+
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    preparer = VideoPreparer(settings, equipment.open_equipment(settings.preset, settings.separate_vocals))
+    preparer = VideoPreparer(settings, open_equipment(settings.preset, settings.separate_vocals))
 
     def do(video: Video) -> list[ReportLine]:
         folder = work / video.identity
