@@ -95,9 +95,9 @@ def _strip(x: np.ndarray, y: np.ndarray, look: MouthLook, light: np.ndarray) -> 
 def _painted(x: np.ndarray, y: np.ndarray, light: np.ndarray) -> np.ndarray:
     """Plain teeth where there is no strip: colour times alpha and alpha, [h, w, 4]."""
     ripple = np.cos(2 * np.pi * x / _TEETH_WIDTH_CM)
-    edge = _EDGE_CM - 0.055 * x**2 - 0.03 * ripple  # the arch rises towards the sides
+    edge = _EDGE_CM - 0.045 * x**2 - 0.03 * ripple  # the arch rises towards the sides
     shown = 1 / (1 + np.exp(np.clip((y - edge) / 0.03, -30, 30)))
     shown *= 1 / (1 + np.exp(np.clip(-(y - edge + _TEETH_HEIGHT_CM) / 0.06, -30, 30)))
-    shown = (0.94 * shown * np.clip((1.9 - np.abs(x)) / 0.4, 0, 1))[..., None]
+    shown = (0.94 * shown * np.clip((2.4 - np.abs(x)) / 0.4, 0, 1))[..., None]
     shade = (1 - 0.05 * (0.5 + 0.5 * ripple) ** 4)[..., None]
     return np.concatenate([_TEETH * light * shade * shown, shown], -1)

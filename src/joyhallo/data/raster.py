@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 
 _UNCHANGED = np.array([[1.0, 0], [0, 1], [0, 0]], np.float32)
+_STEEPEST = 3.0  # pixels of the picture in one of the frame: beyond, a sliver shows what lies outside of it
+_MENDING_PX = 3
 _SUB_PIXEL_BITS = 4  # corners are placed to a sixteenth of a sample
 
 
@@ -52,19 +54,25 @@ class Patches:
     low: np.ndarray  # [T, 2] the least coordinates of each
     high: np.ndarray  # [T, 2] the greatest
     maps: np.ndarray  # [T, 3, 2] from there to where they come from: (x, y, 1) @ map
+    is_broken: np.ndarray  # [T] facing away, or slivers: what they show would be specks
 
 
 def cut_patches(targets: np.ndarray, sources: np.ndarray) -> Patches:
-    """From the triangles `sources` [T, 3, 2] to `targets` [T, 3, 2]; those turned over by it lie under all others."""
-    areas, areas_before = _areas(targets), _areas(sources)
-    is_turned = areas * areas_before < 0
-    order = np.concatenate([np.flatnonzero(is_turned), np.flatnonzero(~is_turned)])
-    targets, sources = targets[order], sources[order]
-    maps = _affine_maps(targets, sources, np.abs(areas[order]) < 0.01)
-    first, second, third = targets[:, 0], targets[:, 1], targets[:, 2]
+    """From the triangles `sources` [T, 3, 2] to `targets` [T, 3, 2], most of which face the viewer.
+
+    All have their corners in the same order around; those that face away, before or after, and slivers lie under all others.
+    """
+    areas, areas_before = signed_areas(targets), signed_areas(sources)
+    facing = np.sign(areas_before.sum())
+    maps = _affine_maps(targets, sources, np.abs(areas) < 0.01)
+    is_steep = np.square(maps[:, :2]).sum((1, 2)) > 2 * _STEEPEST**2
+    is_broken = (areas * facing < 0) | (areas_before * facing < 0) | is_steep
+    order = np.argsort(~is_broken, kind="stable")
+    corners = targets[order]
+    first, second, third = corners[:, 0], corners[:, 1], corners[:, 2]
     low = np.minimum(np.minimum(first, second), third)
     high = np.maximum(np.maximum(first, second), third)
-    return Patches(targets, low, high, maps)
+    return Patches(corners, low, high, maps[order], is_broken[order])
 
 
 def draw(image: np.ndarray, patches: Patches, window: Window) -> Drawn:
@@ -82,11 +90,23 @@ def draw(image: np.ndarray, patches: Patches, window: Window) -> Drawn:
     columns, rows = window.grid()
     of_owner = [maps[:, part][owner] for part in range(6)]
     x, y = (of_owner[axis] * columns + of_owner[2 + axis] * rows[:, None] + of_owner[4 + axis] for axis in (0, 1))
+    is_whole = np.append(~patches.is_broken[is_near], False)[owner]
+    x, y = _mended(x, columns[None], is_whole, window.factor), _mended(y, rows[:, None], is_whole, window.factor)
     pixels = cv2.remap(image, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return Drawn(np.asarray(pixels), owner < len(near))
 
 
-def _areas(triangles: np.ndarray) -> np.ndarray:
+def _mended(places: np.ndarray, own: np.ndarray, is_whole: np.ndarray, factor: int) -> np.ndarray:
+    """Where pixels come from, [h·f, w·f]; those of broken triangles move as the whole ones around them do."""
+    if is_whole.all():
+        return places
+    side = (2 * _MENDING_PX * factor + 1,) * 2
+    share = cv2.boxFilter(is_whole.astype(np.float32), -1, side)
+    moved = cv2.boxFilter(np.where(is_whole, places - own, 0).astype(np.float32), -1, side)
+    return np.where(is_whole | (share < 0.05), places, own + moved / np.maximum(share, 0.05)).astype(np.float32)
+
+
+def signed_areas(triangles: np.ndarray) -> np.ndarray:
     """Signed areas [T] of triangles [T, 3, 2]."""
     first, second = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
     return (first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) / 2

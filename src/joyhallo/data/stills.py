@@ -18,7 +18,7 @@ from joyhallo.errors import UserError
 from joyhallo.media.files import written_whole
 from joyhallo.media.image import ImageError, read_image
 
-MAX_YAW_DEG, MAX_ROLL_DEG, MAX_OPENING_CM = 12.0, 8.0, 1.0
+MAX_YAW_DEG, MAX_ROLL_DEG, MAX_OPENING_CM = 18.0, 10.0, 1.4
 _MIN_FACE_SHARE = 0.42  # of the side of the frames that the face must have pixels for
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from joyhallo.conditioning.anatomy import SILHOUETTE, silhouette_box
-from joyhallo.conditioning.face import Face
+from joyhallo.conditioning.face import Face, FaceMesh
 from joyhallo.conditioning.identity import MiniIdentity
 from joyhallo.conditioning.masks import clip_box, clip_masks
 from joyhallo.conditioning.speech import MelSpeech
 from joyhallo.data import mandarin
 from joyhallo.data.acting import act_out, draw_style, faster, loudness_of
 from joyhallo.data.canonical import read_canonical_mesh
+from joyhallo.data.equipment import Equipment
 from joyhallo.data.frames import SAMPLES_PER_FRAME
 from joyhallo.data.framing import FaceCrop, face_crop
 from joyhallo.data.gestures import Gesture, read_gesture
@@ -95,8 +96,9 @@ class Studio:
         self._cast = cast
         self._mesh = read_canonical_mesh(cast.face_models)
         mini = bundled_folder("mini")
-        self._identity = MiniIdentity(load_component(mini / "identity_encoder", "IdentityNetwork", torch.float32))
-        self._encoder = MelSpeech(load_component(mini / "speech_encoder", "MelSpeechNetwork", torch.float32))
+        identity = MiniIdentity(load_component(mini / "identity_encoder", "IdentityNetwork", torch.float32))
+        encoder = MelSpeech(load_component(mini / "speech_encoder", "MelSpeechNetwork", torch.float32))
+        self._equipment = Equipment(FaceMesh.from_path(cast.face_models), identity, "mini", encoder, "mini", None)
         self._syllables = mandarin.read_syllables(cast.syllables) if cast.syllables else {}
         self._performances: OrderedDict[str, _Performance] = OrderedDict()
         self._basis: mandarin.LipBasis | None = None
@@ -127,8 +129,8 @@ class Studio:
             speaker=still.person,
             is_held_out=is_held_out,
             is_synthetic=True,
-            identity_encoder="mini",
-            speech_encoder="mini",
+            identity_encoder=self._equipment.identity_name,
+            speech_encoder=self._equipment.speech_name,
             face_share=float(np.prod(box[2:] - box[:2]) / cast.size_px**2),
             sharpness=measure_sharpness(picture, box),
             speech_share=float((loudness > _SPOKEN).mean()),
@@ -207,16 +209,13 @@ class Studio:
     ) -> Annotations:
         size = (self._cast.size_px, self._cast.size_px)
         face = Face(1.0, silhouette_box(still_points).astype(np.float32), still_points.astype(np.float32))
-        sound = speech.astype(np.float32)
-        waveform = torch.from_numpy((sound - sound.mean()) / (sound.std() + 1e-7))
-        features = self._encoder.encode(waveform, len(points)).numpy().astype(np.float16)
         return Annotations(
             points=points,
             speech=speech,
             masks=clip_masks(points, size),
             face_box=clip_box(points, SILHOUETTE, size),
-            face_embedding=self._identity.embed(picture, face).numpy(),
-            speech_features=features,
+            face_embedding=self._equipment.identity.embed(picture, face).numpy(),
+            speech_features=self._equipment.encode_speech(speech),
         )
 
 

@@ -1,6 +1,6 @@
 """A still portrait that moves: its picture is stretched over the face mesh, triangle by triangle.
 
-The edges of the lips and lids are drawn with several samples a pixel, so that they neither sparkle nor break.
+The edges of the lips, lids and nostrils are drawn with several samples a pixel, so that they neither sparkle nor break.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from joyhallo.data import motion
 from joyhallo.data.canonical import CanonicalMesh
 from joyhallo.data.gestures import Gesture
 from joyhallo.data.mouth import MouthLook, paint_inside
-from joyhallo.data.raster import Patches, Window, blend_into, cut_patches, draw, soft_polygon, window_around
+from joyhallo.data.raster import Patches, Window, blend_into, cut_patches, draw, signed_areas, soft_polygon, window_around
 from joyhallo.data.teeth import Teeth
 
 _NUM_MESH = 468
@@ -29,6 +29,7 @@ _EYES = (
     (anatomy.RIGHT_EYE, motion.RIGHT_EYE_UPPER, motion.RIGHT_EYE_LOWER, _RIGHT_FOLD),
     (anatomy.LEFT_EYE, motion.LEFT_EYE_UPPER, motion.LEFT_EYE_LOWER, _LEFT_FOLD),
 )
+_NOSTRILS = (48, 64, 98, 97, 2, 326, 327, 294, 278, 4)  # where the nose hides some of the lip behind it
 _SHUT_CM = 0.12  # lips nearer than this are shut
 _SAMPLES = 3  # a pixel and direction, around lips and lids
 _SEAM = 0.45  # how dark the line between shut lips is that the picture does not show
@@ -153,6 +154,9 @@ class TalkingPortrait:
             is_other |= is_eye
         self._skin_triangles = triangles[~is_other]
         self._source = np.concatenate([self.points[:_NUM_MESH, :2], self._outside])
+        facing = np.sign(signed_areas(self._source[self._skin_triangles]).sum())
+        is_other_way = signed_areas(self._source[self._outer_triangles]) * facing < 0
+        self._outer_triangles[is_other_way] = self._outer_triangles[is_other_way, ::-1]
         if not self._is_shut:  # keep the teeth of an open mouth out of the lips' texture
             down = self.pose.rotation[:2, 1] * _TEETH_INSET_CM * self.pose.scale
             self._source[list(_INNER_UPPER)] -= down
@@ -211,8 +215,8 @@ class TalkingPortrait:
             sources.append(np.concatenate([flat[triangles], np.ones((*triangles.shape, 1))], -1) @ to_source)
         patches = cut_patches(np.concatenate(targets), np.concatenate(sources))
         frame = draw(self.image, patches, Window(0, 0, self.size, self.size)).pixels
-        for ring, *_ in _EYES:
-            outline = flat[list(ring)]
+        for ring in (_NOSTRILS, *(eye[0] for eye in _EYES)):
+            outline = cv2.convexHull(flat[list(ring)].astype(np.float32))[:, 0]
             window = window_around(outline, 5, self.size, _SAMPLES)
             weights = soft_polygon(outline, window, 1.0, 0.8)
             blend_into(frame, draw(self.image, patches, window).pixels, weights, window)
