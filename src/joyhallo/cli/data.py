@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
     from joyhallo.conditioning.face import FaceMesh
-    from joyhallo.data.summary import Outcome, Spread, Summary
+    from joyhallo.data.summary import Outcome, Share, Spread, Summary
 
 app = App(name="data", help="Make datasets from videos or portraits, look at them, take over published ones.")
 app.command("joyhallo.cli.prepare:prepare", name="prepare", help="Videos become a dataset: tracked, cut, checked, packed.")
@@ -135,8 +135,8 @@ def _described(summary: Summary) -> list[str]:
     lines = [
         f"{summary.folder}: {_count(summary.num_clips, 'clip')} of {summary.size_px} px, {_duration(summary.hours)}, "
         f"{_count(summary.num_speakers, 'speaker')}, from {_count(summary.num_sources, 'file')}, preset {summary.preset}",
-        f"  held out    {_count(summary.held_out.num_clips, 'clip')}, {_duration(summary.held_out.hours)} (never trained on)",
-        f"  synthetic   {_count(summary.synthetic.num_clips, 'clip')}, {_duration(summary.synthetic.hours)}",
+        f"  held out    {_part(summary.held_out, summary)}, never trained on",
+        f"  synthetic   {_part(summary.synthetic, summary)}",
         f"  tars        {summary.num_shards}, {summary.bytes / 1e9:.3f} GB",
         f"  encoders    identity: {_counts(summary.identity_encoders)}; speech: {_counts(summary.speech_encoders)}",
         *_spread_line("clip length", summary.length_s, "s"),
@@ -146,6 +146,11 @@ def _described(summary: Summary) -> list[str]:
     for name, outcome in (("sources", summary.sources), ("parts", summary.parts)):
         lines += _outcome_lines(name, outcome)
     return lines
+
+
+def _part(share: Share, summary: Summary) -> str:
+    percent = 100 * share.hours / summary.hours if summary.hours else 0.0
+    return f"{_count(share.num_clips, 'clip')}, {_duration(share.hours)} ({percent:.1f} %)"
 
 
 def _outcome_lines(name: str, outcome: Outcome) -> list[str]:

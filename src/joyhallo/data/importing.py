@@ -25,7 +25,6 @@ from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
 from joyhallo.data.index import DatasetError, Index, write_text
 from joyhallo.data.one_video import UNKNOWN_SPEAKER, Settings, Video, is_held_out
 from joyhallo.data.packing import pack_finished
-from joyhallo.data.prepare import WORK_NAME
 from joyhallo.data.published import (
     PublishedClip,
     UnusableClip,
@@ -37,6 +36,7 @@ from joyhallo.data.published import (
 )  # fmt: skip
 from joyhallo.data.report import ReportLine
 from joyhallo.data.samples import NUM_POINTS, Annotations, Facts, write_sample
+from joyhallo.data.shards import WORK_NAME
 from joyhallo.data.tracking import measure_sharpness
 from joyhallo.errors import UserError
 from joyhallo.media.audio import read_speech

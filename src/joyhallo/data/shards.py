@@ -32,6 +32,7 @@ from joyhallo.data.samples import FACTS_SUFFIX, OPTIONAL, REQUIRED, Facts, read_
 from joyhallo.media.files import writing_error, written_whole
 
 MAX_SHARD_BYTES = 1_000_000_000
+WORK_NAME = ".work"  # unfinished business
 
 _BLOCK = tarfile.BLOCKSIZE
 _COPIED_BYTES = 1 << 20
@@ -81,6 +82,7 @@ def pack(
     shards = dataset_folder / "shards"
     try:
         shards.mkdir(parents=True, exist_ok=True)
+        (dataset_folder / WORK_NAME).mkdir(exist_ok=True)
     except OSError as problem:
         raise writing_error(problem, shards, "dataset", DatasetError) from problem
     with _locked(dataset_folder):
@@ -235,5 +237,5 @@ def _remove(samples: list[_Sample]) -> None:
 def _locked(dataset_folder: Path) -> Iterator[None]:
     from filelock import FileLock
 
-    with FileLock(dataset_folder / ".lock"):
+    with FileLock(dataset_folder / WORK_NAME / "packing.lock"):
         yield
