@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from joyhallo.cli import main
 from joyhallo.errors import UserError
@@ -18,7 +18,7 @@ from joyhallo.training.recipes import find_recipe
 from joyhallo.training.request import training_dtype
 from joyhallo.training.run import train
 from joyhallo.training.state import checkpoints
-from tiny import drawn_portrait, drawn_speech
+from tiny import drawn_pipeline, drawn_portrait, drawn_speech
 from training_runs import SIZE_PX, losses, make_dataset, make_start, request, run_here, tiny_recipe
 
 SHORT = ("schedule.num_steps=2", "saving.every_steps=2")
@@ -127,6 +127,18 @@ def test_adapters_are_all_that_trains(tmp_path, made):
     assert all(torch.allclose(merged[name], after[name].float(), atol=2e-3) for name in merged)
     with pytest.raises(UserError, match="adapters is"):
         run_here(tmp_path / "run", *made, None, is_resumed=True)
+
+
+def test_other_encoders_take_their_place(tmp_path, made):
+    encoders = tmp_path / "encoders"
+    drawn_pipeline().vae.save_pretrained(encoders / "vae")
+    other = load_file(encoders / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file({name: 0.5 * tensor for name, tensor in other.items()}, encoders / "vae" / "diffusion_pytorch_model.safetensors")
+    run_here(tmp_path / "run", *made, tiny_recipe("stage2", *SHORT), encoders=encoders)
+    kept = load_file(tmp_path / "run" / "vae" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(kept[name], 0.5 * other[name]) for name in other)
+    with pytest.raises(UserError, match="holds no encoders"):
+        run_here(tmp_path / "not", *made, tiny_recipe("stage2"), encoders=tmp_path)
 
 
 def test_the_published_recipes_run(tmp_path, made):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,8 +157,7 @@ def test_the_published_first_stage(published, golden_networks, reference_folder,
 # By hand, on tiny networks.
 
 
-@pytest.fixture(scope="module")
-def batch() -> Batch:
+def drawn_batch() -> Batch:
     return Batch(
         latents=normal(1, 2, 4, 3, 4, 4),
         reference_latents=normal(2, 2, 3, 4, 4, 4),
@@ -169,8 +169,17 @@ def batch() -> Batch:
 
 
 @pytest.fixture(scope="module")
-def draws() -> Draws:
+def batch() -> Batch:
+    return drawn_batch()
+
+
+def drawn_draws() -> Draws:
     return Draws(torch.tensor([0, 999]), normal(8, 2, 4, 3, 4, 4), 0, deaf=NOBODY, starts=NOBODY)
+
+
+@pytest.fixture(scope="module")
+def draws() -> Draws:
+    return drawn_draws()
 
 
 def losses(networks, batch, draws, **objective: object) -> torch.Tensor:
@@ -223,6 +232,48 @@ def test_blinded_features_keep_those_who_see():
     found = blinded(features, 2).sites[0]
     assert found[:2].abs().max() == 0
     assert torch.equal(found[2], features.sites[0][2])
+
+
+OBJECTIVES = {
+    "stage 1": {"still": True, "coins": "per_batch", "drops_face": True},
+    "stage 2": {"coins": "per_batch", "reduction": "published"},
+    "mini": {"lip_weight": 6.0},
+}
+STATES = {
+    "plain": {},
+    "blind": {"num_blind": 2},
+    "deaf": {"deaf": NOBODY | True},
+    "start": {"starts": NOBODY | True},
+}
+SMALL_GOLDEN = Path(__file__).parents[1] / "data" / "small_training_golden.json"
+
+
+def small_golden() -> dict[str, dict[str, list[float]]]:
+    """Loss and gradient norm of the objectives on the tiny networks, whatever is dropped."""
+    networks = drawn_networks(tiny_preset())
+    for module in networks.modules().values():
+        module.requires_grad_(True)
+    parameters = [p for module in networks.modules().values() for p in module.parameters()]
+    found = {}
+    for name, options in OBJECTIVES.items():
+        for state, drops in STATES.items():
+            given = replace(drawn_draws(), **drops)
+            if name == "stage 1":
+                given = replace(given, timesteps=given.timesteps[:, None].expand(-1, 3))
+            loss = velocity_loss(networks, drawn_batch(), Objective(**options), given).mean()
+            gradients = [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
+            norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+            found[f"{name}, {state}"] = {"loss": loss.item(), "grad_norm": norm.item(), "num_gradients": len(gradients)}
+    return found
+
+
+def test_the_objectives_repeat_their_small_golden():
+    """Taken when the published goldens were reproduced (above), for those who do not have them."""
+    expected = json.loads(SMALL_GOLDEN.read_text())
+    found = small_golden()
+    assert found.keys() == expected.keys()
+    for name, numbers in expected.items():
+        assert found[name] == pytest.approx(numbers, rel=1e-4), name
 
 
 SHAPE = (2, 4, 2, 2)

@@ -33,6 +33,8 @@ class Choice:
     "mini, published or smoke (a few steps, to see that everything runs); mini by default."
     init: str | None = None
     "Weights to start from: mini, none, a folder of a run, of a converted checkpoint or of Stable Diffusion 1.5."
+    encoders: Path | None = None
+    "Folder with other encoders: vae, speech_encoder, identity_encoder, or some of them."
     set: Annotated[list[str], Parameter(name="--set", consume_multiple=True, negative="")] | None = None
     "Change numbers of the recipe: objective.noise_offset=0.1 schedule.num_steps=500 and so on."
     resume: Annotated[bool, Parameter(negative="")] = False
@@ -130,6 +132,7 @@ def _request(stage: str, data: tuple[Path, ...], output: Path, choice: Choice, l
         data=data,
         output=output,
         init=choice.init,
+        encoders=choice.encoders,
         is_resumed=choice.resume,
         device=running.device,
         dtype=running.dtype,

@@ -25,6 +25,7 @@ class TrainRequest:
     data: tuple[Path, ...]
     output: Path
     init: str | None = None  # None: what the recipe starts from
+    encoders: Path | None = None  # None: those that come with what it starts from
     is_resumed: bool = False
     device: str = "auto"
     dtype: str = "auto"
@@ -69,7 +70,13 @@ def origin(request: TrainRequest, init: str) -> dict[str, Any]:
     for path in request.data:
         index = path / INDEX_NAME
         data.append(hashlib.sha256(index.read_bytes()).hexdigest()[:16] if index.is_file() else str(path))
-    return {"data": data, "init": init, "adapters": request.adapters and request.adapters.text}
+    adapters, encoders = request.adapters, request.encoders
+    return {
+        "data": data,
+        "init": init,
+        "encoders": encoders and str(encoders),
+        "adapters": adapters and adapters.text,
+    }
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -54,7 +54,7 @@ def _train(request: TrainRequest, processes: Processes, show: Callable[[StepRepo
     recipe, init = settle(request, folder, processes)
     dtype = training_dtype(request.dtype, processes.device)
     dataset = open_datasets(request.data)
-    start = load_start(recipe, init, processes.device)
+    start = load_start(recipe, init, processes.device, request.encoders)
     run = build(recipe, dataset, start, folder, Compute(processes, dtype), request.adapters)
     if processes.is_first:
         if not request.is_resumed:

@@ -101,9 +101,9 @@ def velocity_loss(networks: Networks, batch: Batch, objective: Objective, draws:
     # PyTorch 2.13 on the CPU crashes in the backward pass of a channels_last group normalisation that trains on an input
     # without gradient: the first audio module behind frozen convolutions. Asking for one here costs a few convolutions.
     noisy.requires_grad_(torch.is_grad_enabled())
-    saving = {"checkpointing": True} if checkpointing else {}
-    conditioning = networks.denoising_network.condition(clip_inputs(networks, batch, objective, draws, checkpointing), **saving)
-    predicted = networks.denoising_network(noisy, draws.timesteps.flatten().to(latents.device), conditioning, **saving)
+    inputs = clip_inputs(networks, batch, objective, draws, checkpointing)
+    conditioning = networks.denoising_network.condition(inputs, checkpointing=checkpointing)
+    predicted = networks.denoising_network(noisy, draws.timesteps.flatten().to(latents.device), conditioning, checkpointing)
     error = (predicted.float() - target.float()) ** 2
     weight = min_snr_weight(signal.float(), objective.snr_gamma)
     if objective.lip_weight:
@@ -154,8 +154,7 @@ def see(networks: Networks, batch: Batch, draws: Draws, face_tokens: Tensor, che
     before = portrait if batch.start_latents is None else batch.start_latents
     starts = draws.starts.to(portrait.device)[:, None, None, None, None]
     references = torch.cat([portrait, torch.where(starts, before, past)], dim=1)
-    saving = {"checkpointing": True} if checkpointing else {}
-    return blinded(networks.reference_network(references, face_tokens, **saving), draws.num_blind)
+    return blinded(networks.reference_network(references, face_tokens, checkpointing), draws.num_blind)
 
 
 def blinded(features: ReferenceFeatures, num_blind: int) -> ReferenceFeatures:

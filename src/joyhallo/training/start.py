@@ -1,6 +1,8 @@
 """What a run starts from, ready to be trained: every weight frozen, in float32, on the training's device."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +11,10 @@ from joyhallo.errors import UserError
 from joyhallo.models.networks import Networks
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.training.recipes import Recipe, preset_of
+from joyhallo.weights.pipeline_folder import load_component, read_json
 from joyhallo.weights.start import start_networks
+
+ENCODERS = ("vae", "speech_encoder", "identity_encoder")
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,11 @@ class Start:
     report: str  # where the weights come from
 
 
-def load_start(recipe: Recipe, init: str, device: torch.device) -> Start:
+def load_start(recipe: Recipe, init: str, device: torch.device, encoders: Path | None = None) -> Start:
     """Build or load what a run starts from (see `weights.start.start_networks` for `init`).
+
+    `encoders`: a folder with one or more of `vae`, `speech_encoder` and `identity_encoder`, which take the place of those that
+    come with `init`.
 
     Raises:
         UserError: no such weights, or a recipe that has to be given some.
@@ -33,10 +41,26 @@ def load_start(recipe: Recipe, init: str, device: torch.device) -> Start:
             "converted checkpoint, or of a finished run"
         )
     found = start_networks(preset_of(recipe.preset), init, recipe.seed)
-    pipe = JoyHalloPipeline(**found.components)
+    pipe = JoyHalloPipeline(**found.components | (load_encoders(encoders) if encoders else {}))
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             nn.Module.to(part, device).requires_grad_(False).eval()
     for network in (found.networks.reference_network, found.networks.denoising_network):
         network.register_to_config(row_order=recipe.row_order)
     return Start(pipe, found.networks, found.report)
+
+
+def load_encoders(folder: Path) -> dict[str, Any]:
+    """The encoders in a folder, by component.
+
+    Raises:
+        UserError: there is none, or one that cannot be loaded.
+    """
+    found = {}
+    for name in ENCODERS:
+        if (folder / name).is_dir():
+            kind = read_json(folder / name / "config.json").get("_class_name", "")
+            found[name] = load_component(folder / name, str(kind), torch.float32)
+    if not found:
+        raise UserError(f"{folder} holds no encoders: give a folder with some of {', '.join(ENCODERS)} in it")
+    return found
