@@ -1,8 +1,8 @@
 """The service under load and under kills: `python benchmarks/service.py [--jobs 200 --clients 20 --kills 10]`.
 
-Clients hand in jobs over HTTP while the process is killed (SIGKILL) at random moments and started again. At the end every job
-has run to its end once, and no client can open the job of another. The weights are drawn, not trained: what is measured is
-the service. Then: requests per second and latency of `status`, and the queue's own time per job.
+Clients hand in jobs over HTTP while the process is killed (or, now and then, asked to stop) at random moments and started
+again. At the end every job has run to its end once, and no client can open the job of another. The weights are drawn, not
+trained: what is measured is the service. Then: requests per second and latency of `status`, and the time between two jobs.
 """
 
 import argparse
@@ -59,8 +59,8 @@ class Service:
             except httpx.TransportError:
                 time.sleep(0.1)
 
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
+    def kill(self, how: signal.Signals) -> None:
+        self.process.send_signal(how)
         self.process.wait()
         self.num_kills += 1
         self.start()
@@ -101,10 +101,12 @@ def load(service: Service, ticket: object, seconds: float, num_threads: int) -> 
 
     def ask() -> None:
         with Client(service.url) as client:
-            while time.monotonic() < end:
+            while True:
                 began = time.monotonic()
                 client.status(ticket)
                 took.append(time.monotonic() - began)
+                if time.monotonic() > end:
+                    return
 
     threads = [threading.Thread(target=ask) for _ in range(num_threads)]
     [thread.start() for thread in threads]
@@ -148,6 +150,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kill-within-s", type=float, default=25.0, help="between two kills; the least is 2 s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=7899)
     parser.add_argument("--load-s", type=float, default=10.0)
@@ -168,8 +171,8 @@ def main() -> int:
         threads = [threading.Thread(target=hand_in, args=(service, PORTRAIT, speech, own, tickets)) for own in keys]
         [thread.start() for thread in threads]
         for _ in range(given.kills):
-            time.sleep(draw.uniform(2.0, 25.0))
-            service.kill()
+            time.sleep(draw.uniform(2.0, given.kill_within_s))
+            service.kill(draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
         [thread.join() for thread in threads]
         from joyhallo.serve.client import Client
 
