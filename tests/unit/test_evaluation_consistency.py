@@ -194,3 +194,11 @@ def test_weights_are_found_in_the_users_folder(vit, tmp_path, monkeypatch):
     monkeypatch.setenv("JOYHALLO_CACHE", str(tmp_path / "cache"))
     still = film_of([pictures(1)[0]] * 3)
     assert measure_subject(still, load_dino())[0].value == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_bare_file_name_that_several_weights_share_is_nobodys(vit, tmp_path, monkeypatch):
+    folder_of(tmp_path, vit.config, vit.state_dict())[1].rename(tmp_path / "pytorch_model.bin")
+    monkeypatch.setenv("JOYHALLO_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("JOYHALLO_CACHE", str(tmp_path / "cache"))
+    assert load_dino() is None
+    assert load_clip() is None

@@ -33,7 +33,7 @@ from joyhallo.weights.metric_files import S3FD_FILE, SYNCNET_FILE
 
 NAMES = ("sync_c", "sync_d", "sync_offset")
 MAX_SHIFT = 15  # frames, to either side
-SHORT_TRACK_FRAMES = 50  # for films too short for the published minimum
+SHORT_TRACK_FRAMES = 50  # enough where there is no longer one
 CURVE_FRAMES = 9
 EPSILON = 1e-6  # of the published distance
 _SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // RATE_FPS
@@ -109,8 +109,8 @@ def load_expert(device: torch.device | str = "auto") -> SyncExpert | None:
 def measure_sync(film: Film, expert: SyncExpert | None) -> list[Measure]:
     """sync_c, sync_d and sync_offset of the film's longest face track.
 
-    A film too short for the published minimum of 100 frames may have a track of 50; a small picture is searched at half its
-    size and not at a quarter. Notes say so.
+    Where the longest track has no more than the published minimum of 100 frames, more than 50 are enough; a small picture is
+    searched at half its size and not at a quarter. Notes say so.
 
     Parameters
     ----------
@@ -121,19 +121,18 @@ def measure_sync(film: Film, expert: SyncExpert | None) -> list[Measure]:
     if film.speech is None:
         return missing(NAMES, "the film has no sound: give a recording with --speech")
     scale = scale_for(film.size)
-    num_frames = round(film.num_frames * RATE_FPS / film.fps)
-    min_frames = MIN_TRACK_FRAMES if num_frames > MIN_TRACK_FRAMES else SHORT_TRACK_FRAMES
     detector = FaceDetector(expert.detector, scale)
-    tracks = find_tracks(on_the_clock(film.frames(), film.fps), detector, min_frames=min_frames)
+    tracks = find_tracks(on_the_clock(film.frames(), film.fps), detector, min_frames=SHORT_TRACK_FRAMES)
     if not tracks:
-        return missing(NAMES, f"no face of {MIN_FACE_PX} pixels is seen for more than {min_frames / RATE_FPS:.0f} s")
+        return missing(NAMES, f"no face of {MIN_FACE_PX} pixels is seen for more than {SHORT_TRACK_FRAMES / RATE_FPS:.0f} s")
     track = max(tracks, key=len)
     faces = crop_track(on_the_clock(film.frames(), film.fps), track)
     start = track.first_frame * _SAMPLES_PER_FRAME
     found = judge(expert.network, faces, len(track), film.speech[start : start + len(track) * _SAMPLES_PER_FRAME])
     if found is None:
         return missing(NAMES, "there is no sound while the face is seen")
-    notes = ["" if min_frames == MIN_TRACK_FRAMES else f"a track of {len(track)} frames, where the published minimum is 100"]
+    is_long = len(track) > MIN_TRACK_FRAMES
+    notes = ["" if is_long else f"a face track of {len(track)} frames, where the published pipeline asks for more than 100"]
     notes += ["" if scale == SCALE else f"faces searched at {scale} of the picture's size, where {SCALE} is published"]
     notes += ["" if len(tracks) == 1 else f"the longest of {len(tracks)} faces"]
     note = "; ".join(filter(None, notes))

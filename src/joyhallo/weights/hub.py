@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 from joyhallo.errors import UserError
 from joyhallo.weights.registry import (
     FACE_BUNDLE_FILE,
+    FILES,
     HubFile,
     KnownFile,
     WheelFile,
@@ -163,7 +164,8 @@ def _cached(file: KnownFile) -> Path:
 
 def _place_in(folder: Path, file: KnownFile) -> Path | None:
     candidates = (folder / file.name, folder / Path(file.name).name)
-    is_ambiguous = Path(file.name).name in ("config.json", "net.pth")  # the bare name says too little
+    bare = Path(file.name).name
+    is_ambiguous = sum(Path(other.name).name == bare for other in FILES) > 1  # the bare name says too little
     for candidate in candidates[:1] if is_ambiguous else candidates:
         if candidate.is_file():
             return candidate
