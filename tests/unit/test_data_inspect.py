@@ -83,14 +83,8 @@ def test_a_report_cut_short_or_absent_is_no_obstacle(tmp_path):
 
 def test_text(folder, capsys):
     text = run(capsys, "inspect", folder)
-    for words in (
-        "4 clips of 64 px",
-        "3 speakers",
-        "held out 1 clip, 0.0 minutes (40.0 %)",
-        "2 no speech",
-        "1 too dark",
-        "1 unreadable video",
-    ):
+    said = ("4 clips of 64 px", "3 speakers", "held out 1 clip, 0.0 minutes (40.0 %)", "2 no speech", "1 unreadable video")
+    for words in said:
         assert words in " ".join(text.split())
 
 
