@@ -33,9 +33,9 @@ TONES = [
 
 @pytest.fixture
 def small() -> SyncNet:
-    """The network with a sixteenth of the channels and drawn weights and statistics."""
+    """The network with a thirty-second of the channels and drawn weights and statistics."""
     torch.manual_seed(3)
-    network = SyncNet(width=16).eval()
+    network = SyncNet(width=32).eval()
     for module in network.modules():
         if hasattr(module, "running_mean"):
             torch.nn.init.normal_(module.running_mean, std=0.1)
@@ -131,7 +131,7 @@ def test_a_published_file_is_loaded_by_its_names(tmp_path):
 def test_a_run_of_faces_gives_the_embeddings_of_its_windows(small):
     faces = np.random.default_rng(1).integers(0, 256, (9, 224, 224, 3), np.uint8)
     found = lip_embeddings(small, iter(faces), batch=2)
-    assert found.shape == (5, 64)
+    assert found.shape == (5, 32)
     for start in (0, 3, 4):
         bgr = torch.from_numpy(faces[start : start + 5, ..., ::-1].copy()).permute(3, 0, 1, 2)[None].float()
         with torch.no_grad():
