@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from joyhallo.data import heldout, mandarin, motion, voices
-from joyhallo.data.acting import Style, act_out, draw_blinks, draw_style, faster, loudness_of
+from joyhallo.data.acting import Style, act_out, draw_blinks, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.framing import FaceCrop, face_crop
 from joyhallo.data.gestures import Gesture, part_of_rotation, shut_when_nearly_shut, smooth
 from joyhallo.data.lighting import relight, stylise
@@ -181,6 +181,21 @@ class TestActing:
         gesture.gap[9:11] = 0
         for factor in (0.85, 1.0, 1.17):
             assert (faster(gesture, factor, 0.3, 30).gap.max(1) == 0).any()
+
+    def test_the_mouth_rests_in_long_silences_and_begins_before_the_sound(self):
+        gesture = resting(60)
+        gesture.gap[:] = 0.4
+        gesture.shape[:, 17, 1] = 0.3
+        loudness = np.zeros(60)
+        loudness[25:40] = 1
+        settled = rest_in_silence(gesture, loudness)
+        assert not settled.gap[:17].any()
+        assert not settled.shape[:17, 17].any()
+        assert np.allclose(settled.gap[20:42], 0.4)
+        assert not settled.gap[46:].any()
+        loudness[:] = 1
+        loudness[30:35] = 0
+        assert np.array_equal(rest_in_silence(gesture, loudness).gap, gesture.gap)
 
     def test_loudness_is_one_where_it_is_loudest(self):
         speech = np.zeros(3 * 640, np.float32)

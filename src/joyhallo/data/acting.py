@@ -13,6 +13,8 @@ from joyhallo.data.gestures import Gesture, part_of_rotation
 _FPS = 25
 _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 _FOREHEAD = (108, 69, 104, 68, 337, 299, 333, 298, 9, 151)  # it follows the brows by half
+_SILENT = 0.3  # loudness: 28 dB under the loudest
+_AFTER_SOUND, _BEFORE_SOUND, _RAMP = 2, 5, 3  # frames that the mouth still or already moves, and takes to come to rest
 # How far shut the lids are, frame by frame, in three kinds of blinks.
 _BLINKS = ((0.5, 1.0, 1.0, 0.6, 0.25), (0.6, 1.0, 0.7, 0.3), (0.3, 0.8, 1.0, 1.0, 0.75, 0.4, 0.15))
 
@@ -90,6 +92,27 @@ def _brows(gesture: Gesture, beat: np.ndarray, style: Style, random: np.random.G
     share = np.r_[np.full(len(_BROWS), 2.0), np.full(len(_FOREHEAD), 1.0)]  # the portrait shows brows at half strength
     moved[..., 1] -= rise[:, None] * share
     return moved
+
+
+def rest_in_silence(gesture: Gesture, loudness: np.ndarray) -> Gesture:
+    """The gesture with the mouth at rest in long silences, where speakers breathe with parted lips now and then.
+
+    `loudness` [F]. The lips still end what they said, and begin before the sound does.
+    """
+    is_silent = np.r_[False, loudness < _SILENT, False]
+    edges = np.flatnonzero(np.diff(is_silent.astype(int)))
+    rest = np.zeros(len(loudness))
+    for start, end in edges.reshape(-1, 2):
+        first = start + _AFTER_SOUND if start > 0 else start - _RAMP
+        last = end - _BEFORE_SOUND if end < len(loudness) else end + _RAMP
+        frames = np.arange(len(loudness))
+        rest = np.maximum(rest, np.clip(np.minimum(frames - first, last - 1 - frames) / _RAMP, 0, 1))
+    share = 1 - rest * rest * (3 - 2 * rest)
+    shape = gesture.shape.copy()
+    kept = [*_BROWS, *_FOREHEAD]
+    shape *= share[:, None, None]
+    shape[:, kept] = gesture.shape[:, kept]
+    return replace(gesture, shape=shape, gap=gesture.gap * share[:, None])
 
 
 def draw_blinks(num_frames: int, per_s: float, random: np.random.Generator) -> np.ndarray:

@@ -17,7 +17,7 @@ from joyhallo.conditioning.identity import MiniIdentity
 from joyhallo.conditioning.masks import clip_box, clip_masks
 from joyhallo.conditioning.speech import MelSpeech
 from joyhallo.data import mandarin
-from joyhallo.data.acting import act_out, draw_style, faster, loudness_of
+from joyhallo.data.acting import act_out, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.canonical import read_canonical_mesh
 from joyhallo.data.equipment import Equipment
 from joyhallo.data.frames import SAMPLES_PER_FRAME
@@ -112,7 +112,8 @@ class Studio:
         performance = self._mandarin(is_held_out, random) if plan.is_mandarin else self._filmed(is_held_out, random)
         num_frames = len(performance.gesture.blink)
         loudness = loudness_of(performance.speech, num_frames)
-        gesture = act_out(performance.gesture, loudness, draw_style(random), random)
+        gesture = rest_in_silence(performance.gesture, loudness)
+        gesture = act_out(gesture, loudness, draw_style(random), random)
         speech = recorded(performance.speech, random)
         finish = partial(stylise, seed=int(random.integers(2**31)))
         placed = [portrait.place(gesture, frame) for frame in range(num_frames)]
