@@ -20,10 +20,10 @@ import numpy as np
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.lip_sync import MIN_FRAMES, LipSync, LipSyncScore
 from joyhallo.data.checks import speech_share
+from joyhallo.data.films import UNKNOWN_SPEAKER, Settings, Video, is_held_out
 from joyhallo.data.footage import watch
 from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
 from joyhallo.data.index import DatasetError, Index, write_text
-from joyhallo.data.one_video import UNKNOWN_SPEAKER, Settings, Video, is_held_out
 from joyhallo.data.packing import pack_finished
 from joyhallo.data.published import (
     PublishedClip,
