@@ -130,3 +130,9 @@ def test_weights_that_are_not_there(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"no weights '{source}'"):
         JoyHalloPipeline.from_pretrained(source)
+
+
+def test_a_saved_folder_does_not_say_where_it_was_loaded_from(folder, tmp_path):
+    edit(folder / "vae" / "config.json", _name_or_path="/home/somebody/weights")
+    JoyHalloPipeline.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert not any(b"somebody" in path.read_bytes() for path in (tmp_path / "again").rglob("*.json"))

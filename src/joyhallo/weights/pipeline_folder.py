@@ -118,6 +118,7 @@ def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Modu
         raise UserError(f"{folder}: the class {class_name!r} is not known: these weights need a newer version, or are not ours")
     kind = getattr(importlib.import_module(module_name), class_name)
     config = read_json(folder / "config.json")
+    config.pop("_name_or_path", None)  # where somebody once loaded it from; it would be saved again
     if class_name in OUR_CLASSES:
         check_config(config, kind, folder / "config.json")
     files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith(".")]
