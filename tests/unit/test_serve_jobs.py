@@ -18,12 +18,14 @@ from batch_process import settings_for
 from joyhallo.errors import UserError
 from joyhallo.job_folder import folder_of
 from joyhallo.media.labels import read_label
+from joyhallo.media.segments import write_segment
 from joyhallo.media.video import probe_video
 from joyhallo.serve.batch import folder_beside, read_manifest
 from joyhallo.serve.jobs import Asked, Consent, Jobs, UnknownJobError
 from joyhallo.serve.records import ConflictError, LimitError, NewJob, Records
 from joyhallo.serve.settings import Limits
 from joyhallo.serve.storage import Storage, new_id
+from joyhallo.serve.worker import write_preview
 from serving import PORTRAIT, write_speech, write_weights
 
 SCRIPT = Path(__file__).parents[1] / "batch_process.py"
@@ -120,7 +122,12 @@ def test_a_secret_opens_its_job_alone_and_survives_a_restart(tmp_path):
         ("", "is empty"),
         ("{", "line 1 .* is no JSON"),
         ('{"portrait": "a.png"}', "needs"),
-        ('{"portrait": "p.png", "speech": "s.wav", "output": "o.mp4", "stepz": 3}', "'stepz' is not known"),
+        ('{"portrait": "p.png", "speech": "s.wav", "output": "o.mp4", "stepz": 3}', "stepz: Extra inputs.*known are steps"),
+        (
+            '{"portrait": "p.png", "speech": "s.wav", "output": "o.mp4", "crf": 60}',
+            "crf: Input should be less than or equal to 51",
+        ),
+        ('{"portrait": "p.png", "speech": "s.wav", "output": "o.mp4", "size": [8, 8]}', "size"),
         ('{"portrait": "none.png", "speech": "s.wav", "output": "o.mp4"}', "portrait of line 1 .* does not exist"),
         ('{"portrait": "p.png", "speech": "s.wav", "output": "o.mp4"}\n' * 2, "lines 1 and 2 .* same output"),
     ],
@@ -131,6 +138,18 @@ def test_a_list_that_cannot_be_used_is_one_line(tmp_path, text, message):
     (tmp_path / "list.jsonl").write_text(text)
     with pytest.raises(UserError, match=message):
         read_manifest(tmp_path / "list.jsonl")
+
+
+def test_the_preview_of_a_running_job_is_marked(tmp_path):
+    from PIL import Image
+
+    output = tmp_path / "result.mp4"
+    folder_of(output).mkdir()
+    write_segment(folder_of(output) / "clip_000000.mkv", [np.full((256, 256, 3), 90, np.uint8)] * 3)
+    write_preview(output, 0, tmp_path / "preview.jpg")
+    shown = np.asarray(Image.open(tmp_path / "preview.jpg")).astype(int)
+    assert np.abs(shown[:40, :90] - 90).max() > 100  # the mark
+    assert np.abs(shown[128:] - 90).max() < 4
 
 
 def start_batch(manifest: Path, weights: Path) -> subprocess.Popen:
@@ -218,6 +237,12 @@ def test_jobs_in_one_process(weights, tmp_path, asked_for):
         assert jobs.make_room(2_999_000)  # the oldest result leaves
         assert jobs.get(last.id, last.secret).status == "expired"
         assert not path.exists()
+        jobs.forget()
+        assert jobs.get(last.id, last.secret).status == "expired"
+        jobs.records.change(last.id, ("expired",), "finished_s = 1.0")
+        jobs.forget()
+        with pytest.raises(UnknownJobError):
+            jobs.get(last.id, last.secret)
         jobs.settings = dataclasses.replace(jobs.settings, limits=Limits(kept_bytes=10))
         with pytest.raises(LimitError, match="disk space"):
             jobs.submit(asked_for())

@@ -23,7 +23,7 @@ from joyhallo.serve.guard import Guard
 from joyhallo.serve.jobs import Asked, Consent, Jobs, Ticket, UnknownJobError
 from joyhallo.serve.metrics import Metrics
 from joyhallo.serve.records import ACTIVE, ConflictError, LimitError
-from joyhallo.serve.schemas import ErrorView, JobView, TicketView, VideoSettings, view_of
+from joyhallo.serve.schemas import ErrorView, JobView, TicketView, VideoSettings, in_words, view_of
 from joyhallo.serve.uploads import TooLargeError, Uploads
 
 _LOOK_S = 0.3
@@ -93,12 +93,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 async def _explain(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return JSONResponse({"error": _in_words(error.errors())}, 422)
-
-
-def _in_words(errors: Any) -> str:  # noqa: ANN401 (pydantic's list)
-    first = errors[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return JSONResponse({"error": in_words(error)}, 422)
 
 
 def _taking(jobs: Jobs, uploads: Uploads, metrics: Metrics) -> APIRouter:
@@ -117,7 +112,7 @@ def _taking(jobs: Jobs, uploads: Uploads, metrics: Metrics) -> APIRouter:
         try:
             wanted = VideoSettings.model_validate_json(settings)
         except ValidationError as error:
-            raise UserError(f"settings: {_in_words(error.errors())}") from error
+            raise UserError(f"settings: {in_words(error)}") from error
         if not consent:
             raise UserError("the consent of the person shown is missing: ask them, and send consent=true")
         try:

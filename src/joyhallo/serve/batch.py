@@ -16,11 +16,6 @@ from joyhallo.serve.settings import Settings
 
 _CLIENT = "batch"
 _LOOK_S = 0.2
-# What a line may ask for beside its files; the rest is decided for all lines by the command.
-LINE_SETTINGS = (
-    "steps", "guidance", "lip", "expression", "pose", "seed", "size", "face_index", "paste_back", "longest_side", "crf",
-    "mark", "mark_text", "mark_reason", "separate_vocals",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class Ended:
 
 
 def read_manifest(path: Path) -> list[Line]:
-    """The lines of a JSON-lines file: objects with portrait, speech, output and, if wanted, settings of `LINE_SETTINGS`.
+    """The lines of a JSON-lines file: objects with portrait, speech, output and, if wanted, fields of `LineSettings`.
     Paths are relative to the folder of the file.
 
     Raises:
@@ -66,6 +61,10 @@ def read_manifest(path: Path) -> list[Line]:
 
 
 def _line(path: Path, number: int, row: str) -> Line:
+    from pydantic import ValidationError
+
+    from joyhallo.serve.schemas import LineSettings, in_words
+
     where = f"line {number} of '{path}'"
     try:
         given = json.loads(row)
@@ -74,13 +73,14 @@ def _line(path: Path, number: int, row: str) -> Line:
     if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in ("portrait", "speech", "output")):
         raise UserError(f'{where} needs "portrait", "speech" and "output", each a path')
     files = {key: path.parent / given.pop(key) for key in ("portrait", "speech", "output")}
-    for key in given:
-        if key not in LINE_SETTINGS:
-            raise UserError(f"{where}: the setting {key!r} is not known: use {', '.join(LINE_SETTINGS)}")
+    try:
+        settings = LineSettings.model_validate(given).asked()
+    except ValidationError as error:
+        raise UserError(f"{where}: {in_words(error)}; known are {', '.join(LineSettings.model_fields)}") from error
     for key in ("portrait", "speech"):
         require_file(files[key], f"{key} of line {number}", UserError)
     require_output(files["output"], f"output of line {number}", UserError)
-    return Line(number, settings=given, **files)
+    return Line(number, settings=settings, **files)
 
 
 def run_batch(

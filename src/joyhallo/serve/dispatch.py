@@ -67,6 +67,10 @@ class Dispatch:
         """Forget a turn that has not begun."""
         self._dbos.cancel_workflow(f"{job.id}.{job.turn}")
 
+    def forget(self, jobs: Sequence[Job]) -> None:
+        """Remove what the queue remembers of jobs that are over."""
+        self._dbos.delete_workflows([f"{job.id}.{turn}" for job in jobs for turn in range(job.turn + 1)])
+
     def ended(self, jobs: Sequence[Job]) -> list[Job]:
         """Those whose turn is over; one that was never put into the queue is not."""
         turns = {f"{job.id}.{job.turn}": job for job in jobs}

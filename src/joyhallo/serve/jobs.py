@@ -20,6 +20,7 @@ from joyhallo.serve.settings import Settings
 from joyhallo.serve.storage import Storage, new_id
 
 _CARE_S = 30.0
+_REMEMBERED = 4  # times as long as results are kept
 _log = logging.getLogger("joyhallo.serve")
 
 
@@ -241,6 +242,14 @@ class Jobs:
             self._dispatch.put(job)
         self.storage.sweep(self.records.ids())
 
+    def forget(self) -> None:
+        """Remove the rows of jobs whose files left long ago; their secrets and idempotency keys go with them."""
+        old = self.records.finished_before(time.time() - _REMEMBERED * self.settings.limits.kept_s)
+        if old:
+            self._dispatch.forget(old)
+        for job in old:
+            self.records.remove(job.id)
+
     def _care(self) -> None:
         from sqlalchemy.exc import DBAPIError
 
@@ -248,5 +257,6 @@ class Jobs:
             try:
                 self.make_room(0)
                 self.put_back()
+                self.forget()
             except (OSError, DBAPIError) as error:  # a database or disk that is away for a while
                 _log.warning("care failed", extra={"note": str(error)})

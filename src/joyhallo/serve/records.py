@@ -204,6 +204,11 @@ class Records:
         with self.engine.begin() as connection:
             return _run(connection, "DELETE FROM joyhallo_jobs WHERE id = :id", id=job_id).rowcount == 1
 
+    def finished_before(self, when_s: float) -> list[Job]:
+        """Jobs that ended before a time and keep no files."""
+        text = "SELECT * FROM joyhallo_jobs WHERE status NOT IN ('queued', 'running') AND bytes = 0 AND finished_s < :when"
+        return self._read(text, when=when_s)
+
     def _read(self, text: str, **values: Any) -> list[Job]:  # noqa: ANN401
         with self.engine.connect() as connection:
             return [_job(row) for row in _run(connection, text, **values).mappings()]

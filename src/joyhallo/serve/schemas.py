@@ -1,8 +1,9 @@
 """What the API takes and gives, with its limits."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from joyhallo.serve.records import Job
 
@@ -26,8 +27,27 @@ class VideoSettings(BaseModel):
     )
 
     def asked(self) -> dict[str, Any]:
-        """What differs from the defaults."""
-        return self.model_dump(exclude_defaults=True)
+        """What differs from the defaults, as plain values."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+class LineSettings(VideoSettings):
+    """What a line of a list may ask for: more than a client may, since whoever writes it runs the command."""
+
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance: float | None = Field(None, ge=0, le=100)
+    size: tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]] | None = None  # height, width
+    crf: int = Field(18, ge=0, le=51)
+    mark: Literal["start", "persistent", "off"] = "start"  # type: ignore[assignment]
+    mark_text: str | None = None
+    mark_reason: str | None = None
+    separate_vocals: bool = False
+
+
+def in_words(error: ValidationError | RequestValidationError) -> str:
+    """The first thing that does not fit, in one line."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 class TicketView(BaseModel):
