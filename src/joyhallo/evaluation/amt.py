@@ -125,7 +125,7 @@ class AmtInterpolation:
         device = next(self._network.parameters()).device
         pair = torch.from_numpy(np.stack([first, last])).to(device).permute(0, 3, 1, 2).float() / 255
         scale = scale_for(*first.shape[:2])
-        top, bottom, left, right = _borders(first.shape[0], first.shape[1], round(DIVISOR / scale))
+        (top, bottom), (left, right) = (_border(side, round(DIVISOR / scale)) for side in first.shape[:2])
         padded = functional.pad(pair, (left, right, top, bottom), mode="replicate")
         middle = self._network(padded[:1], padded[1:], scale)[
             0, :, top : padded.shape[2] - bottom, left : padded.shape[3] - right
@@ -171,10 +171,10 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def _borders(height: int, width: int, divisor: int) -> tuple[int, ...]:
-    """Pixels to add above, below, left and right, so that both sides are multiples of `divisor`."""
-    missing = [-side % divisor for side in (height, width)]
-    return tuple(part for gap in missing for part in (gap // 2, gap - gap // 2))
+def _border(side: int, divisor: int) -> tuple[int, int]:
+    """Pixels to add before and after, so that a side becomes a multiple of `divisor`."""
+    missing = -side % divisor
+    return missing // 2, missing - missing // 2
 
 
 def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
