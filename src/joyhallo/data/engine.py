@@ -21,7 +21,7 @@ MAX_TRIES = 2
 Work = Callable[[Any], Any]
 _ERRORS = (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError, AssertionError, AttributeError, OSError)
 # One thread each: there are as many workers as cores.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)

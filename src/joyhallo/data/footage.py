@@ -131,14 +131,14 @@ def _decoded(path: Path) -> Iterator[tuple[Fraction, _Still]]:
         aspect = float(stream.sample_aspect_ratio or 1)
         aspect = aspect if 0.25 <= aspect <= 4 and abs(aspect - 1) > NEARLY_SQUARE else 1.0
         step_s = 1 / (stream.average_rate or stream.guessed_rate or Fraction(FPS))
-        time_s: Fraction | None = None
+        following_s = Fraction(0)  # for pictures without a time
         for frame in _frames(container, stream):
             if frame.color_trc in _HDR_TRANSFERS:
                 raise VideoError(f"'{path}' is an HDR film (PQ or HLG): convert it to an ordinary one (BT.709) first")
+            time_s = following_s
             if frame.pts is not None and frame.time_base is not None:
                 time_s = Fraction(frame.pts) * frame.time_base
-            else:
-                time_s = Fraction(0) if time_s is None else time_s + step_s
+            following_s = time_s + step_s
             yield time_s, _Still(frame, round(frame.rotation / 90) % 4, aspect)
 
 
