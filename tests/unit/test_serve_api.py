@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from batch_process import settings_for
+from joyhallo.cli.serve import Address, Kept, Videos, serve
 from joyhallo.errors import UserError
 from joyhallo.media.labels import read_label
 from joyhallo.media.video import probe_video
@@ -226,3 +227,18 @@ def test_keys_and_addresses(tmp_path):
     for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"):
         with pytest.raises(UserError, match="--keys"):
             require_safe_address(host, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"address": Address(host="0.0.0.0")}, "--keys FILE"),
+        ({"address": Address(port=0)}, "--port"),
+        ({"address": Address(keys=Path("nowhere"))}, "file of keys 'nowhere' does not exist"),
+        ({"videos": Videos(workers=0)}, "--workers"),
+        ({"kept": Kept(executor="../a")}, "--executor"),
+    ],
+)
+def test_a_service_that_cannot_be_started_is_one_line(given, message):
+    with pytest.raises(UserError, match=message):
+        serve(**given)
