@@ -1,12 +1,13 @@
 """The parts that make talking clips: geometry, many ways to move, Mandarin shapes, teeth, sound, the split."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from joyhallo.data import heldout, mandarin, motion, voices
+from joyhallo.data import heldout, lips, mandarin, motion, voices
 from joyhallo.data.acting import Style, act_out, draw_blinks, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.framing import FaceCrop, face_crop
 from joyhallo.data.gestures import Gesture, part_of_rotation, shut_when_nearly_shut, smooth
@@ -114,6 +115,33 @@ class TestDrawing:
         targets = np.concatenate([bright + np.array([0, 10]), turned[:, ::-1] + [-19, 10]])
         drawn = draw(image, cut_patches(targets, np.concatenate([bright, turned])), Window(0, 0, 40, 40))
         assert drawn.pixels[20, 8, 0] == 200
+
+
+class TestLips:
+    def test_texture_of_parted_lips_begins_where_the_teeth_end(self):
+        """Red lips 2 cm thick in all with teeth between them; the inner points lie 0.2 cm upon the teeth."""
+        px_per_cm, across = 12.0, np.linspace(-2.2, 2.2, 9)
+        points = np.full((478, 3), 64.0)
+        for column, x in enumerate(across):
+            for columns, sign in ((lips._UPPER_COLUMNS, -1), (lips._LOWER_COLUMNS, 1)):
+                for number, y in zip(columns[column], (0.3, 0.6, 0.9, 1.2), strict=True):
+                    points[number, :2] = [64 + px_per_cm * x, 64 + sign * px_per_cm * y]
+        points[78, :2], points[308, :2] = [64 - 2.6 * px_per_cm, 64], [64 + 2.6 * px_per_cm, 64]
+        image = np.full((128, 128, 3), (170, 70, 80), np.uint8)
+        image[58:70] = (235, 225, 215)  # the teeth reach half a centimetre up and down
+        moved = lips.without_teeth(image, points, motion.Pose(px_per_cm, np.eye(3), np.zeros(3)))
+        for columns, sign in ((lips._UPPER_COLUMNS, -1), (lips._LOWER_COLUMNS, 1)):
+            lines = np.array(columns).T
+            away = [(moved[line, 1] - 64) * sign / px_per_cm for line in lines]
+            assert away[0].min() > 0.5
+            assert all((further > nearer).all() for nearer, further in pairwise(away))  # nothing folds over
+            assert np.allclose(away[3], 1.2)
+
+    def test_lips_without_teeth_keep_nearly_all_of_their_texture(self):
+        points = np.random.default_rng(0).uniform(30, 90, (478, 3))
+        image = np.full((128, 128, 3), (150, 80, 80), np.uint8)
+        moved = lips.without_teeth(image, points, motion.Pose(10.0, np.eye(3), np.zeros(3)))
+        assert np.abs(moved - points[:, :2]).max() < 2
 
 
 class TestMouth:

@@ -13,17 +13,14 @@ from joyhallo.conditioning.anatomy import SILHOUETTE
 from joyhallo.data import motion
 from joyhallo.data.canonical import CanonicalMesh
 from joyhallo.data.gestures import Gesture
+from joyhallo.data.lips import INNER_LOWER, INNER_PAIRS, INNER_UPPER, closed_mouth, settle_lip_line, without_teeth
 from joyhallo.data.mouth import MouthLook, paint_inside
 from joyhallo.data.raster import Patches, Window, blend_into, cut_patches, draw, signed_areas, soft_polygon, window_around
 from joyhallo.data.teeth import Teeth
 
 _NUM_MESH = 468
-_INNER_UPPER, _INNER_LOWER = anatomy.INNER_UPPER_LIP[1:-1], anatomy.INNER_LOWER_LIP[1:-1]  # without the corners
 # Rings around the silhouette: radius, share of the head's movement, share of the skin's movement.
 _RINGS = ((1.15, 0.9, 0.5), (1.42, 0.55, 0.12), (1.8, 0.2, 0.0))
-_UPPER_LIP = (0, 267, 269, 270, 409, 37, 39, 40, 185, *_INNER_UPPER)
-_LOWER_LIP = (17, 314, 405, 321, 375, 84, 181, 91, 146, *_INNER_LOWER)
-_INNER_PAIRS = tuple(zip(_INNER_UPPER, _INNER_LOWER, strict=True))
 _RIGHT_FOLD, _LEFT_FOLD = (247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414)
 _EYES = (
     (anatomy.RIGHT_EYE, motion.RIGHT_EYE_UPPER, motion.RIGHT_EYE_LOWER, _RIGHT_FOLD),
@@ -33,7 +30,6 @@ _NOSTRILS = (48, 64, 98, 97, 2, 326, 327, 294, 278, 4)  # where the nose hides s
 _SHUT_CM = 0.12  # lips nearer than this are shut
 _SAMPLES = 3  # a pixel and direction, around lips and lids
 _SEAM = 0.45  # how dark the line between shut lips is that the picture does not show
-_TEETH_INSET_CM = 0.15  # of the inner line of parted lips: the texture of the lips starts here, without teeth
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,30 +46,6 @@ def _within(triangles: np.ndarray, ring: tuple[int, ...]) -> np.ndarray:
     return np.asarray(np.isin(triangles, ring).all(1))
 
 
-def closed_mouth(canonical: np.ndarray) -> np.ndarray:
-    """Canonical points [478, 3] with the lips brought together; each lip moves as a whole and the skin around follows."""
-    closed = canonical.copy()
-    gaps = np.array([canonical[low, 1] - canonical[up, 1] for up, low in _INNER_PAIRS])
-    if gaps.max() < 0.03:
-        return closed
-    for other, sign, share in ((_LOWER_LIP, 1, 0.45), (_UPPER_LIP, -1, 0.55)):
-        edge = [pair[0 if sign == 1 else 1] for pair in _INNER_PAIRS]
-        line, moves = canonical[edge, :2], sign * share * np.maximum(gaps, 0)
-        points = canonical[:, :2]
-        across = np.exp(-((line[:, 0] - points[:, None, 0]) ** 2) / (2 * 0.3**2))
-        total = across.sum(1)
-        order = np.argsort(line[:, 0])
-        away = sign * (np.interp(points[:, 0], line[order, 0], line[order, 1]) - points[:, 1])
-        # A plateau of 0.9 cm around the lip line moves fully; beyond it the skin stretches.
-        fade = np.exp(-((np.maximum(0, np.abs(away) - 0.9) / 1.3) ** 2)) * np.minimum(1, total)
-        move = across @ moves / (total + 1e-6) * fade
-        move[away < -0.02] = 0
-        move[[78, 308, *other]] = 0
-        move[edge] = moves
-        closed[:, 1] += move
-    return closed
-
-
 class TalkingPortrait:
     """One square portrait prepared for moving; `render` gives its frames."""
 
@@ -85,7 +57,7 @@ class TalkingPortrait:
         self.opening = float(motion.lip_gap(self.pose.to_canonical(self.points)))
         self._is_shut = self.opening < _SHUT_CM
         if self._is_shut:
-            self._settle_lip_line()
+            settle_lip_line(self.image, self.points, self.pose.scale)
         self.canonical = self.pose.to_canonical(self.points)
         self.rest = closed_mouth(self.canonical)
         self._prepare_outside()
@@ -100,23 +72,6 @@ class TalkingPortrait:
         """This portrait, with a strip of teeth to show; `is_own`: read from this very picture, in its light."""
         self.look = replace(self.look, teeth=teeth, has_own_teeth=is_own)
         return self
-
-    def _settle_lip_line(self) -> None:
-        """Move the inner line of shut lips onto the dark valley between them, where the lips will part."""
-        grey = cv2.GaussianBlur(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 0.8)
-        reach = self.pose.scale * 0.35
-        offsets = np.linspace(-reach, reach, 25)
-        shifts = []
-        for up, low in _INNER_PAIRS:
-            x, y = (self.points[up, :2] + self.points[low, :2]) / 2
-            column = np.full((25, 1), x, np.float32), (y + offsets).astype(np.float32)[:, None]
-            values = cv2.remap(grey, *column, cv2.INTER_LINEAR)[:, 0] + 6 * (offsets / reach) ** 2
-            shifts.append(offsets[values.argmin()])
-        middle = np.median(shifts)
-        shifts = np.convolve(np.pad(np.clip(shifts, middle - 1.2, middle + 1.2), 1, "edge"), [0.25, 0.5, 0.25], "valid")
-        for (up, low), shift in zip(_INNER_PAIRS, shifts, strict=True):
-            line = (self.points[up, 1] + self.points[low, 1]) / 2 + shift
-            self.points[up, 1] = self.points[low, 1] = line
 
     def _prepare_outside(self) -> None:
         """Points around the face that follow it less and less, fixed ones on the border, and triangles between them."""
@@ -153,14 +108,11 @@ class TalkingPortrait:
             self._eye_triangles.append((list(ring), triangles[is_eye]))
             is_other |= is_eye
         self._skin_triangles = triangles[~is_other]
-        self._source = np.concatenate([self.points[:_NUM_MESH, :2], self._outside])
+        texture = self.points[:, :2] if self._is_shut else without_teeth(self.image, self.points, self.pose)
+        self._source = np.concatenate([texture[:_NUM_MESH], self._outside])
         facing = np.sign(signed_areas(self._source[self._skin_triangles]).sum())
         is_other_way = signed_areas(self._source[self._outer_triangles]) * facing < 0
         self._outer_triangles[is_other_way] = self._outer_triangles[is_other_way, ::-1]
-        if not self._is_shut:  # keep the teeth of an open mouth out of the lips' texture
-            down = self.pose.rotation[:2, 1] * _TEETH_INSET_CM * self.pose.scale
-            self._source[list(_INNER_UPPER)] -= down
-            self._source[list(_INNER_LOWER)] += down
 
     def place(self, gesture: Gesture, frame: int) -> Placed:
         """Where the mesh and the points around the face go in a frame of a gesture."""
@@ -186,7 +138,7 @@ class TalkingPortrait:
         delta[~is_low] *= 0.5  # brows at half strength
         shape = self.rest.copy()
         shape[:_NUM_MESH] += delta
-        up, low, gap = list(_INNER_UPPER), list(_INNER_LOWER), gesture.gap[frame, 1:-1]
+        up, low, gap = list(INNER_UPPER), list(INNER_LOWER), gesture.gap[frame, 1:-1]
         line = (shape[up, 1] + shape[low, 1]) / 2  # the opening itself, not its change: lips really meet
         shape[up, 1], shape[low, 1] = line - gap / 2, line + gap / 2
         # Lips that meet do so in the same points, or slits would stay between the two lines.
@@ -242,7 +194,7 @@ class TalkingPortrait:
     def _seam(self, placed: Placed, window: Window) -> np.ndarray:
         """How much light, [h·f, w·f], is left of the line where parted lips have met."""
         factor = window.factor
-        pairs = np.array(_INNER_PAIRS)
+        pairs = np.array(INNER_PAIRS)
         upper, lower = placed.flat[pairs[:, 0]], placed.flat[pairs[:, 1]]
         ends = placed.flat[[78, 308]]
         line = np.concatenate([ends[:1], (upper + lower) / 2, ends[1:]])
