@@ -63,11 +63,17 @@ def make_start(folder: Path) -> Path:
     return folder
 
 
+# Six steps of four samples, two at once, a checkpoint half-way; few trained parameters, which torch writes slowly.
+USUAL = (
+    "schedule.num_steps=6",
+    "saving.every_steps=3",
+    "objective.portrait_dropout=0.3",
+    "trained=denoising_network.body.up,audio_projector.",
+)
+
+
 def tiny_recipe(stage: str = "stage2", *changes: str) -> Recipe:
-    """Six steps of four samples, two at once, a checkpoint half-way; few parameters, which torch writes slowly."""
-    trained = "trained=denoising_network.body.up,audio_projector."
-    usual = ("schedule.num_steps=6", "saving.every_steps=3", "objective.portrait_dropout=0.3", trained)
-    return with_changes(find_recipe("smoke", stage), (*usual, *changes))
+    return with_changes(find_recipe("smoke", stage), (*USUAL, *changes))
 
 
 def request(folder: Path, data: Path, start: Path, recipe: Recipe, **changes: object) -> TrainRequest:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training_runs import losses, make_dataset, make_start, request, run_elsewhere, run_here, tiny_recipe
+from training_runs import USUAL, losses, make_dataset, make_start, request, run_elsewhere, run_here, tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_two_processes_that_are_killed_go_on_with_the_same_losses(tmp_path, made
 
 def test_torchrun_starts_it(tmp_path, made, whole):
     data, start = made
-    recipe = ["--recipe", "smoke", "--set", "schedule.num_steps=6", "saving.every_steps=2", "objective.portrait_dropout=0.3"]
+    recipe = ["--recipe", "smoke", "--set", *USUAL]
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "joyhallo", "train", "stage2"]
     place = ["--data", str(data), "-o", str(tmp_path / "run"), "--init", str(start), "--device", "cpu"]
     done = subprocess.run(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from joyhallo.training.loop import StepReport
-    from joyhallo.training.request import TrainRequest
+    from joyhallo.training.request import Outcome, TrainRequest
 
 _RECIPE, _LORA, _RUN = Group("Recipe", sort_key=1), Group("Adapters", sort_key=2), Group("Running", sort_key=3)
 _LINE_EVERY = 25  # steps, where there is no terminal
@@ -101,12 +101,17 @@ def train(
 
     with _progress_shown() as show:
         outcome = run(request, show)
-    if not outcome.is_finished:
+    if outcome.is_first:
+        _say(outcome)
+    return 0 if outcome.is_finished else _EXIT_STOPPED
+
+
+def _say(outcome: Outcome) -> None:
+    if outcome.is_finished:
+        print(f"{outcome.folder}: {outcome.step} steps done; try them: joyhallo animate … --model {outcome.folder}")
+    else:
         where = f"stopped after step {outcome.step} of {outcome.num_steps}"
         print(f"{where}; the same command with --resume goes on", file=sys.stderr)
-        return _EXIT_STOPPED
-    print(f"{outcome.folder}: {outcome.step} steps done; try them: joyhallo animate … --model {outcome.folder}")
-    return 0
 
 
 def _request(stage: str, data: tuple[Path, ...], output: Path, choice: Choice, lora: Lora, running: Running) -> TrainRequest:

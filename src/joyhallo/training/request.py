@@ -40,6 +40,7 @@ class Outcome:
     step: int
     num_steps: int
     folder: Path
+    is_first: bool = True  # this is the process that speaks for all
 
     @property
     def is_finished(self) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +75,7 @@ def _train(request: TrainRequest, processes: Processes, show: Callable[[StepRepo
     run.finish(folder, recipe)
     if watch is not None:
         watch.close()
-    return Outcome(run.state.step, recipe.schedule.num_steps, request.output)
+    return Outcome(run.state.step, recipe.schedule.num_steps, request.output, processes.is_first)
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ def build(
     if recipe.drawing.hears:
         samples = sorted({*picker.usable, *(judge.usable if judge else ())})
         speech = speech_source(dataset, samples, start.pipe.speech_encoder, folder.training / "speech", processes)
+        check_speech(speech.rows(samples[0], dataset.annotations(samples[0])).shape[1:], networks.audio_projector.config)
     side = latent_side(start.pipe.vae, dataset.index.size_px)
     fit = Fit(start.pipe.latent_space, (side, side), len(networks.denoising_network.config["widths"]))
     latents = latent_source(dataset, start.pipe.vae, recipe.drawing, recipe.seed, processes)
@@ -196,6 +197,20 @@ def check_fits(dataset: Dataset, start: Start, picker: Picker) -> None:
         raise UserError(
             f"the dataset has face embeddings of {given} numbers ({facts.identity_encoder}), the networks take {takes}: "
             "prepare it with the other --preset"
+        )
+
+
+def check_speech(given: tuple[int, ...], takes: Mapping[str, Any]) -> None:
+    """Compare the speech features' blocks and channels with what the audio projector takes.
+
+    Raises:
+        UserError: they differ.
+    """
+    wanted = takes["num_blocks"], takes["channels"]
+    if tuple(given) != wanted:
+        raise UserError(
+            f"the speech features are of {given[0]} layers and {given[1]} numbers, the networks take {wanted[0]} and "
+            f"{wanted[1]}: give --init weights, or --encoders, that belong to the same speech encoder"
         )
 
 

@@ -4,6 +4,7 @@ A checkpoint is a folder in the format of `torch.distributed.checkpoint`: every 
 processes reads it. It gets its name when it is whole.
 """
 
+import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from joyhallo.errors import UserError
 from joyhallo.training.distributed import Processes, local
 
 _PREFIX = "step_"
+_TORCH_LOG = "c10d-NullHandler-dcp_logger"
 
 
 class TrainingState:
@@ -146,7 +148,12 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch warns at every checkpoint of a single process that it is one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        yield
+    """torch warns at every checkpoint of a single process that it is one, and logs two lines for every tensor to nowhere."""
+    log = logging.getLogger(_TORCH_LOG)
+    was_off, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            yield
+    finally:
+        log.disabled = was_off
