@@ -95,7 +95,7 @@ class Background:
         height, width = film.size
         scale = min(1.0, _COARSE_PX / max(height, width))
         self._size = max(1, round(width * scale)), max(1, round(height * scale))
-        self._where = background_of(film.points * scale, self._size[::-1])
+        self._where = background_of(film.points * scale, (self._size[1], self._size[0]))
         self._first: np.ndarray | None = None
         self._changes: list[float] = []
 

@@ -28,7 +28,7 @@ _HUM_S = (-0.05, 0.08)
 _APART_S = (0.0, 0.08)
 # What shapes look like: opening over 0.1 and change of the width over 0.04, both in eye distances. The nearest one is seen.
 _OPENING, _WIDTH = 0.1, 0.04
-_SHAPES = {"open": (1.0, 0.0), "spread": (0.3, 0.7), "rounded": (0.3, -0.9), "closed": (0.0, 0.0)}
+_SHAPES = {"open": (1.1, 0.0), "spread": (0.3, 0.5), "rounded": (0.2, -0.9), "closed": (0.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,12 @@ def _seen(lips: Lips, rest_width: float, frames: slice, asked: str) -> str | Non
 def classify(opening: float, width_change: float, is_onset: bool = False) -> str:
     """The class of `SEEN` nearest to an opening and a change of the width against rest, in eye distances.
 
-    At the onset of a syllable lips are closed only if they touch; in a vowel also when they hardly leave their rest.
+    Lips that do not touch are never closed. At the onset of a syllable those that touch always are; in a vowel they may be
+    rounded or spread all the same, since the mesh hardly sees the small opening of u.
     """
-    if opening <= CLOSED:
+    is_touching = opening <= CLOSED
+    if is_touching and is_onset:
         return "closed"
     place = np.array([opening / _OPENING, width_change / _WIDTH])
-    near = {name: float(np.sum((place - shape) ** 2)) for name, shape in _SHAPES.items() if not (is_onset and name == "closed")}
+    near = {name: float(np.sum((place - shape) ** 2)) for name, shape in _SHAPES.items() if name != "closed" or is_touching}
     return min(near, key=near.__getitem__)
