@@ -165,27 +165,29 @@ def main() -> int:
         root, draw = Path(name), random.Random(given.seed)
         weights, speech = write_weights(root / "weights"), write_speech(root / "speech.wav", 0.5)
         service, tickets, began = Service(root / "service", weights, given.port), {}, time.monotonic()
-        keys = [
-            [f"{client}-{number}" for number in range(client, given.jobs, given.clients)] for client in range(given.clients)
-        ]
-        threads = [threading.Thread(target=hand_in, args=(service, PORTRAIT, speech, own, tickets)) for own in keys]
-        [thread.start() for thread in threads]
-        for _ in range(given.kills):
-            time.sleep(draw.uniform(2.0, given.kill_within_s))
-            service.kill(draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
-        [thread.join() for thread in threads]
-        from joyhallo.serve.client import Client
+        try:
+            keys = [
+                [f"{client}-{number}" for number in range(client, given.jobs, given.clients)] for client in range(given.clients)
+            ]
+            threads = [threading.Thread(target=hand_in, args=(service, PORTRAIT, speech, own, tickets)) for own in keys]
+            [thread.start() for thread in threads]
+            for _ in range(given.kills):
+                time.sleep(draw.uniform(2.0, given.kill_within_s))
+                service.kill(draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
+            [thread.join() for thread in threads]
+            from joyhallo.serve.client import Client
 
-        with Client(service.url) as client:
-            for ticket in tickets.values():
-                patient(client.wait, ticket)
-        found = check(root / "service", service, tickets)
-        found["seconds"] = round(time.monotonic() - began, 1)
-        rate, took = load(service, next(iter(tickets.values())), given.load_s, 8)
-        found["status_requests_per_s"] = round(rate, 1)
-        found["status_ms_median"] = round(1000 * statistics.median(took), 1)
-        found["status_ms_p99"] = round(1000 * sorted(took)[int(0.99 * len(took))], 1)
-        service.stop()
+            with Client(service.url) as client:
+                for ticket in tickets.values():
+                    patient(client.wait, ticket)
+            found = check(root / "service", service, tickets)
+            found["seconds"] = round(time.monotonic() - began, 1)
+            rate, took = load(service, next(iter(tickets.values())), given.load_s, 8)
+            found["status_requests_per_s"] = round(rate, 1)
+            found["status_ms_median"] = round(1000 * statistics.median(took), 1)
+            found["status_ms_p99"] = round(1000 * sorted(took)[int(0.99 * len(took))], 1)
+        finally:
+            service.stop()
     print(json.dumps(found, indent=2))
     is_whole = found["done_once"] == found["jobs"] == found["rows"] and found["foreign_secrets_refused"] == found["jobs"] - 1
     return 0 if is_whole else 1
