@@ -1,19 +1,16 @@
-"""The parts that make talking clips: geometry, many ways to move, Mandarin shapes, teeth, sound, the split."""
+"""The parts that make talking clips: geometry, many ways to move, Mandarin shapes, sound, the split."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from joyhallo.data import heldout, lips, mandarin, motion, voices
+from joyhallo.cli import main
+from joyhallo.data import heldout, mandarin, motion, voices
 from joyhallo.data.acting import Style, act_out, draw_blinks, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.framing import FaceCrop, face_crop
 from joyhallo.data.gestures import Gesture, part_of_rotation, shut_when_nearly_shut, smooth
-from joyhallo.data.lighting import relight, stylise
-from joyhallo.data.mouth import MouthLook, paint_inside
-from joyhallo.data.raster import Window, blend_into, cut_patches, draw
 from joyhallo.data.stills import Still, list_stills
 from joyhallo.data.synthesis import SynthesisRequest, plan_clips
 from joyhallo.errors import UserError
@@ -85,89 +82,6 @@ class TestGeometry:
         points = np.random.default_rng(0).uniform(100, 200, (478, 3))
         shaken = np.stack([points - 3, points, points + 50])
         assert face_crop(shaken, (400, 500)) == face_crop(points, (400, 500))
-
-
-class TestDrawing:
-    square = np.array([[[2, 2], [20, 2], [2, 20]], [[20, 2], [20, 20], [2, 20]]], np.float64)
-
-    def test_a_moved_square_shows_its_picture_at_the_new_place(self):
-        image = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
-        drawn = draw(image, cut_patches(self.square + np.array([10, 5]), self.square), Window(0, 0, 40, 40))
-        assert np.abs(drawn.pixels[9:24, 14:29].astype(int) - image[4:19, 4:19]).max() <= 1
-        assert drawn.is_covered[10, 15]
-        assert not drawn.is_covered[35, 35]
-        assert np.array_equal(drawn.pixels[30:, :10], image[30:, :10])
-
-    def test_finer_samples_average_to_the_same_pixels(self):
-        image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8), (0, 0), 3)
-        patches = cut_patches(self.square * 1.2, self.square)
-        once = draw(image, patches, Window(0, 0, 40, 40)).pixels
-        frame = image.copy()
-        window = Window(3, 3, 15, 15, factor=3)
-        blend_into(frame, draw(image, patches, window).pixels, np.ones((15, 15), np.float32), window)
-        assert np.abs(frame[4:16, 4:16].astype(int) - once[4:16, 4:16]).max() <= 3
-
-    def test_a_triangle_turned_over_lies_under_the_others(self):
-        image = np.zeros((40, 40, 3), np.uint8)
-        image[:, :20], image[:, 20:] = 200, 50
-        bright = self.square * 0.8 + [1, 0]
-        turned = (self.square * 0.8 + [20, 0])[:, ::-1]  # from the dark half
-        targets = np.concatenate([bright + np.array([0, 10]), turned[:, ::-1] + [-19, 10]])
-        drawn = draw(image, cut_patches(targets, np.concatenate([bright, turned])), Window(0, 0, 40, 40))
-        assert drawn.pixels[20, 8, 0] == 200
-
-
-class TestLips:
-    def test_texture_of_parted_lips_begins_where_the_teeth_end(self):
-        """Red lips 2 cm thick in all with teeth between them; the inner points lie 0.2 cm upon the teeth."""
-        px_per_cm, across = 12.0, np.linspace(-2.2, 2.2, 9)
-        points = np.full((478, 3), 64.0)
-        for column, x in enumerate(across):
-            for columns, sign in ((lips._UPPER_COLUMNS, -1), (lips._LOWER_COLUMNS, 1)):
-                for number, y in zip(columns[column], (0.3, 0.6, 0.9, 1.2), strict=True):
-                    points[number, :2] = [64 + px_per_cm * x, 64 + sign * px_per_cm * y]
-        points[78, :2], points[308, :2] = [64 - 2.6 * px_per_cm, 64], [64 + 2.6 * px_per_cm, 64]
-        image = np.full((128, 128, 3), (170, 70, 80), np.uint8)
-        image[58:70] = (235, 225, 215)  # the teeth reach half a centimetre up and down
-        moved = lips.without_teeth(image, points, motion.Pose(px_per_cm, np.eye(3), np.zeros(3)))
-        for columns, sign in ((lips._UPPER_COLUMNS, -1), (lips._LOWER_COLUMNS, 1)):
-            lines = np.array(columns).T
-            away = [(moved[line, 1] - 64) * sign / px_per_cm for line in lines]
-            assert away[0].min() > 0.5
-            assert all((further > nearer).all() for nearer, further in pairwise(away))  # nothing folds over
-            assert np.allclose(away[3], 1.2)
-
-    def test_lips_without_teeth_keep_nearly_all_of_their_texture(self):
-        points = np.random.default_rng(0).uniform(30, 90, (478, 3))
-        image = np.full((128, 128, 3), (150, 80, 80), np.uint8)
-        moved = lips.without_teeth(image, points, motion.Pose(10.0, np.eye(3), np.zeros(3)))
-        assert np.abs(moved - points[:, :2]).max() < 2
-
-
-class TestMouth:
-    @staticmethod
-    def mesh(gap_cm: float, px_per_cm: float = 12.0) -> np.ndarray:
-        """Only the inner lips matter: an arc open by `gap_cm` in the middle, shut at the corners."""
-        placed = np.zeros((468, 2))
-        across = np.linspace(-2.2, 2.2, 11)
-        half = gap_cm / 2 * (1 - (across / 2.2) ** 2)
-        from joyhallo.conditioning import anatomy
-
-        placed[list(anatomy.INNER_UPPER_LIP)] = np.stack([across, -half], 1)
-        placed[list(anatomy.INNER_LOWER_LIP)] = np.stack([across, half], 1)
-        return placed * px_per_cm + 100
-
-    def test_teeth_under_the_upper_lip_darkness_below_and_no_specks_at_the_corners(self):
-        look = MouthLook(np.array([200.0, 160, 140]), np.array([170.0, 90, 90]), None, False, 12.0)
-        columns, rows = np.meshgrid(np.arange(60, 140, 1.0), np.arange(85, 115, 1.0))
-        inside = paint_inside(np.stack([columns, rows], -1), self.mesh(1.2), self.mesh(0.0), look)
-        brightness = inside.mean(2)
-        middle = 40  # the column of x = 100
-        assert brightness[10:16, middle].max() > 120  # teeth
-        assert brightness[19:21, middle].max() < 90  # the cavity
-        corner = brightness[14:17, 14]  # at 2.17 cm, where the lips are a third of a millimetre apart
-        lip_in_shadow = 0.5 * look.lip.mean()
-        assert np.abs(corner - lip_in_shadow).max() < 12
 
 
 class TestActing:
@@ -252,22 +166,6 @@ class TestSound:
         assert np.isclose(heard[0], tone[800], atol=1e-6)
 
 
-class TestLight:
-    picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3)).astype(np.uint8)
-
-    def test_light_changes_the_picture_a_little(self):
-        lit = [relight(self.picture, np.random.default_rng(seed)) for seed in range(20)]
-        means = [abs(float(image.mean()) - float(self.picture.mean())) for image in lit]
-        assert max(means) > 4
-        assert np.median(means) < 40
-        assert all(image.shape == self.picture.shape and image.dtype == np.uint8 for image in lit)
-
-    def test_most_pictures_are_photographs(self):
-        changed = [not np.array_equal(stylise(self.picture, seed), self.picture) for seed in range(200)]
-        assert 4 <= sum(changed) <= 32
-        assert np.array_equal(stylise(self.picture, 7), stylise(self.picture, 7))
-
-
 class TestMandarin:
     @pytest.mark.parametrize(
         ("pinyin", "expected"),
@@ -348,3 +246,24 @@ class TestPlan:
     def test_no_pictures(self, tmp_path):
         with pytest.raises(UserError, match="no picture"):
             list_stills([tmp_path])
+
+
+class TestCommand:
+    @pytest.mark.parametrize(
+        ("options", "line"),
+        [
+            ([], "portraits 'nowhere' does not exist"),
+            (["--takes", "2", "--clips", "3"], "--takes and --clips were both given"),
+            (["--size", "250"], "frames of 250 px"),
+            (["--frames", "8"], "clips of 8 frames"),
+            (["--workers", "0"], "--workers 0: give 1 or more"),
+            (["--syllables", "nowhere"], "too few recorded syllables"),
+        ],
+    )
+    def test_what_cannot_be_is_one_line(self, options, line, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("JOYHALLO_WEIGHTS", str(tmp_path / "bundle.task"))
+        (tmp_path / "bundle.task").write_bytes(b"not opened")
+        given = ["data", "synth", "--portraits", "nowhere", "--videos", "nowhere", "-o", "out", *options]
+        assert main(given) == 2
+        assert line in capsys.readouterr().err
