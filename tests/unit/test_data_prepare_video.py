@@ -1,6 +1,5 @@
 """One film to its clips: films of every kind, with the real face mesh and the bundled encoders."""
 
-import importlib.util
 from dataclasses import replace
 from fractions import Fraction
 
@@ -16,7 +15,6 @@ from joyhallo.data.frames import read_clip_frames
 from joyhallo.data.one_video import VideoPreparer
 from joyhallo.data.samples import read_annotations, read_facts
 from joyhallo.data.shards import read_json
-from joyhallo.errors import UserError
 from talking import Film, babble, open_face_mesh, steady, talking, write_film
 
 NUM_FRAMES = 60
@@ -195,11 +193,3 @@ def test_the_same_film_gives_the_same_bytes(tmp_path, prepared, pictures, voice)
     prepared(path)
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == first
     assert len(first) == 3
-
-
-def test_the_published_preset_says_what_to_install(equipment):
-    if importlib.util.find_spec("insightface") is not None:
-        pytest.skip("InsightFace is installed")
-    with pytest.raises(UserError, match=r"joyhallo\[official\]"):
-        open_equipment("published", separate_vocals=False)
-    assert equipment.identity_name == "mini"

@@ -53,7 +53,7 @@ def open_equipment(preset: str, separate_vocals: bool) -> Equipment:
         identity = MiniIdentity(load_component(folder / "identity_encoder", "IdentityNetwork", torch.float32))
         speech = MelSpeech(load_component(folder / "speech_encoder", "MelSpeechNetwork", torch.float32))
         return Equipment(mesh, identity, "mini", speech, "mini", separator)
-    encoder = _mandarin_encoder()
+    encoder = mandarin_encoder()
     name = None if encoder is None else MANDARIN_ENCODER
     return Equipment(mesh, _glint_identity(), "glintr100", encoder, name, separator)
 
@@ -65,7 +65,8 @@ def _glint_identity() -> InsightFaceIdentity:
     return InsightFaceIdentity(root)
 
 
-def _mandarin_encoder() -> SpeechEncoder | None:
+def mandarin_encoder() -> SpeechEncoder | None:
+    """The speech encoder of the published weights, when it is on this machine."""
     folder = mandarin_folder()
     if folder is None:
         return None
