@@ -105,8 +105,13 @@ def require_something(films: Sequence[FilmReport], wanted: set[str]) -> None:
 
 
 def _film(film: FilmReport) -> dict[str, object]:
-    plain = {"path": str(film.path), "num_frames": film.num_frames, "fps": film.fps, "size": list(film.size)}
-    return plain | {"measures": [_measure(measure) for measure in film.measures]}
+    return {
+        "path": str(film.path),
+        "num_frames": film.num_frames,
+        "fps": film.fps,
+        "size": list(film.size),
+        "measures": [_measure(measure) for measure in film.measures],
+    }
 
 
 def _measure(measure: Measure) -> dict[str, object]:
