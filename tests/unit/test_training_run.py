@@ -125,8 +125,9 @@ def test_adapters_are_all_that_trains(tmp_path, made):
     pipe.load_lora(tmp_path / "run" / "lora.safetensors")
     merged = pipe.denoising_network.state_dict()
     assert all(torch.allclose(merged[name], after[name].float(), atol=2e-3) for name in merged)
+    assert run_here(tmp_path / "run", *made, None, is_resumed=True).is_finished  # the run knows its adapters
     with pytest.raises(UserError, match="adapters is"):
-        run_here(tmp_path / "run", *made, None, is_resumed=True)
+        run_here(tmp_path / "run", *made, None, is_resumed=True, adapters=Adapters(rank=3))
 
 
 def test_other_encoders_take_their_place(tmp_path, made):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,9 +25,14 @@ class Adapters:
     alpha: float | None = None  # None: the rank
     targets: tuple[str, ...] = ATTENTION
 
-    @property
-    def text(self) -> str:
-        return f"rank {self.rank}, alpha {self.alpha or self.rank:g}, {' '.join(self.targets)}"
+    def values(self) -> dict[str, Any]:
+        """As JSON has them."""
+        return {"rank": self.rank, "alpha": self.alpha, "targets": list(self.targets)}
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "Adapters":
+        """From what `values` gave."""
+        return cls(values["rank"], values["alpha"], tuple(values["targets"]))
 
 
 def adapt(networks: Networks, adapters: Adapters, recipe: Recipe, processes: Processes) -> None:

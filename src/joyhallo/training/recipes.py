@@ -57,7 +57,7 @@ def mini_stage1() -> Recipe:
         objective=Objective(still=True, portrait_dropout=0.0, audio_dropout=0.1, start_dropout=0.0, lip_weight=6.0),
         drawing=Drawing(num_samples=5, num_at_once=5, num_frames=4, num_past=0, reference_gap_frames=0, synthetic_share=0.6),
         schedule=Schedule(num_steps=3000, learning_rate=8e-4),
-        saving=Saving(validate_every_steps=500, dtype="fp32"),
+        saving=Saving(every_steps=100, validate_every_steps=500, dtype="fp32"),
         frozen=(".motion.",),
     )
 
@@ -72,7 +72,7 @@ def mini_stage2() -> Recipe:
         objective=Objective(portrait_dropout=0.0, audio_dropout=0.1, start_dropout=0.1, lip_weight=6.0, shared_noise=0.9),
         drawing=Drawing(num_samples=2, num_at_once=2, num_frames=12, num_past=2, synthetic_share=0.6),
         schedule=Schedule(num_steps=1200, learning_rate=3e-4, ema_decay=0.995),
-        saving=Saving(every_steps=200, validate_every_steps=200),
+        saving=Saving(every_steps=100, validate_every_steps=200),
         frozen=("reference_network.", "face_projector.", "face_locator."),
     )
 

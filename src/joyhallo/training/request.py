@@ -32,6 +32,11 @@ class TrainRequest:
     spread: Spread = "ddp"
     adapters: Adapters | None = None
 
+    @property
+    def settled_recipe(self) -> Recipe:
+        assert self.recipe is not None, "settle() gives one"
+        return self.recipe
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -47,25 +52,34 @@ class Outcome:
         return self.step >= self.num_steps
 
 
-def settle(request: TrainRequest, folder: RunFolder, processes: Processes) -> tuple[Recipe, str]:
-    """The recipe of the run and what it starts from, checked against the run that goes on, if one does."""
+def settle(request: TrainRequest, folder: RunFolder, processes: Processes) -> TrainRequest:
+    """The request with nothing left open; of a run that goes on, what is not given again is as it was begun.
+
+    Raises:
+        UserError: the run that goes on was begun otherwise, or a new one has no room.
+    """
     if request.is_resumed:
         theirs, began = folder.read()
-        recipe, init = request.recipe or theirs, request.init or began["init"]
-    else:
-        assert request.recipe is not None
-        recipe, init = request.recipe, request.init or request.recipe.init
+        request = replace(
+            request,
+            recipe=request.recipe or theirs,
+            init=request.init or began["init"],
+            encoders=request.encoders or (Path(began["encoders"]) if began["encoders"] else None),
+            adapters=request.adapters or (Adapters.read(began["adapters"]) if began["adapters"] else None),
+        )
+    recipe = request.recipe
+    assert recipe is not None, "a new run has a recipe"
     schedule = replace(recipe.schedule, optimizer=available_optimizer(recipe.schedule, processes))
-    recipe = replace(recipe, schedule=schedule)
+    request = replace(request, recipe=replace(recipe, schedule=schedule), init=request.init or recipe.init)
     if request.is_resumed:
-        folder.require_same(recipe, origin(request, init))
+        folder.require_same(request.settled_recipe, origin(request))
     else:
         folder.require_new()
     processes.wait()
-    return recipe, init
+    return request
 
 
-def origin(request: TrainRequest, init: str) -> dict[str, Any]:
+def origin(request: TrainRequest) -> dict[str, Any]:
     """What a run must find again to go on: its data, by their content, and its start."""
     data = []
     for path in request.data:
@@ -74,9 +88,9 @@ def origin(request: TrainRequest, init: str) -> dict[str, Any]:
     adapters, encoders = request.adapters, request.encoders
     return {
         "data": data,
-        "init": init,
+        "init": request.init,
         "encoders": encoders and str(encoders),
-        "adapters": adapters and adapters.text,
+        "adapters": adapters and adapters.values(),
     }
 
 

@@ -51,14 +51,15 @@ def train(request: TrainRequest, show: Callable[[StepReport], None]) -> Outcome:
 
 def _train(request: TrainRequest, processes: Processes, show: Callable[[StepReport], None]) -> Outcome:
     folder = RunFolder(request.output)
-    recipe, init = settle(request, folder, processes)
+    request = settle(request, folder, processes)
+    recipe = request.settled_recipe
     dtype = training_dtype(request.dtype, processes.device)
     dataset = open_datasets(request.data)
-    start = load_start(recipe, init, processes.device, request.encoders)
+    start = load_start(recipe, request.init or recipe.init, processes.device, request.encoders)
     run = build(recipe, dataset, start, folder, Compute(processes, dtype), request.adapters)
     if processes.is_first:
         if not request.is_resumed:
-            folder.begin(recipe_text(recipe), origin(request, init))
+            folder.begin(recipe_text(recipe), origin(request))
         logger.info("%s", start.report)
         logger.info("%s", summary(recipe, run, processes, dtype))
     loop = Loop(run.work, run.spread, run.state, recipe.schedule, processes, dtype)
