@@ -42,8 +42,8 @@ class Clips:
 
 def synth(
     *,
-    portraits: Annotated[list[Path], Parameter(consume_multiple=True)],
-    videos: Annotated[list[Path], Parameter(consume_multiple=True)],
+    portraits: Annotated[list[Path], Parameter(consume_multiple=True, negative="")],
+    videos: Annotated[list[Path], Parameter(consume_multiple=True, negative="")],
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     clips: Clips = Clips(),
 ) -> int:
