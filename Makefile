@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "JoyHallo needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e '.[dev,labels,train,vocals]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e '.[dev,labels,serve,train,vocals]'
 	touch $(STAMP)
 
 demo: setup

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "render": _RENDER | {"job_folder"},
     "data": _RENDER | {"render"},
     "training": _RENDER | {"render", "data"},
-    "evaluation": _RENDER | {"render"},
+    "evaluation": {"media", "models", "conditioning", "weights"},
     "serve": _RENDER | {"render", "job_folder"},
     "cli": _RENDER | {"render", "data", "training", "evaluation", "serve"},
 }

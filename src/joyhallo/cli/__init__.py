@@ -36,6 +36,8 @@ app = App(
 )
 _COMMANDS = {
     "animate": ("joyhallo.cli.animate:animate", "Make the portrait speak: one picture, one recording, one mp4."),
+    "batch": ("joyhallo.cli.batch:batch", "The videos of a list, as jobs that survive the process."),
+    "serve": ("joyhallo.cli.serve:serve", "The page and the HTTP API, with a queue that survives the process."),
     "train": ("joyhallo.cli.train:train", "Train the networks on prepared clips: stage1 on pictures, stage2 on clips."),
     "data": ("joyhallo.cli.data:app", "Make datasets from videos or portraits, look at them, import published ones."),
     "models": ("joyhallo.cli.models:app", "List, fetch, convert and check weights."),

@@ -39,6 +39,7 @@ _EXTRAS = {
     "vocals": {"onnxruntime": "voice separation"},
     "labels": {"c2pa-python": "signing with C2PA"},
     "train": {"scipy": "training data", "pypinyin": "Mandarin text", "tensorboard": "curves of a training"},
+    "serve": {"fastapi": "HTTP API", "gradio": "page", "dbos": "durable queue"},
     "cluster": {"ray": "data preparation on several machines"},
 }
 _SCARCE_BYTES = 1 << 30
