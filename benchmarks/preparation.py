@@ -21,9 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import torch
 
-from joyhallo.data import footage, framing, one_video, samples, tracking
-from joyhallo.data.equipment import Equipment, open_equipment
-from joyhallo.data.films import find_videos, identify, settings_for
+from joyhallo.data import framing, samples
+from joyhallo.data.preparation import footage, one_video, tracking
+from joyhallo.data.preparation.equipment import Equipment, open_equipment
+from joyhallo.data.preparation.films import find_videos, identify, settings_for
 
 STEPS = ("decode", "convert and reduce", "track", "count faces", "crop", "encode clips", "speech features", "sound", "other")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from joyhallo.conditioning.lip_sync import MAX_OFFSET, LipSync, correlation, fit, lip_measures, log_mel
-from joyhallo.data.checks import check_speech, check_sync, speech_share
-from joyhallo.data.films import Thresholds
-from joyhallo.data.lip_sync_fit import auc, measure, read_talking_clip
+from joyhallo.data.preparation.checks import check_speech, check_sync, speech_share
+from joyhallo.data.preparation.films import Thresholds
+from joyhallo.data.preparation.lip_sync_fit import auc, measure, read_talking_clip
 from joyhallo.errors import UserError
 from talking import babble, face, loudness, open_face_mesh
 

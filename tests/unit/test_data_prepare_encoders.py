@@ -9,9 +9,9 @@ import torch
 
 from joyhallo.conditioning.speech import prepare_speech
 from joyhallo.conditioning.vocals import VocalSeparator
-from joyhallo.data.equipment import mandarin_encoder, open_equipment
-from joyhallo.data.films import Settings, identify, note_on, settings_for
-from joyhallo.data.one_video import VideoPreparer
+from joyhallo.data.preparation.equipment import mandarin_encoder, open_equipment
+from joyhallo.data.preparation.films import Settings, identify, note_on, settings_for
+from joyhallo.data.preparation.one_video import VideoPreparer
 from joyhallo.data.samples import read_annotations
 from joyhallo.errors import UserError
 from talking import babble, open_face_mesh, write_talking_film

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from joyhallo.data.engine import LocalCrew, RayCrew, run_all
+from joyhallo.data.preparation.engine import LocalCrew, RayCrew, run_all
 from joyhallo.errors import UserError
 
 

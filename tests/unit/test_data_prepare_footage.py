@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from joyhallo.data.footage import MAX_HOLD, sound_start_s, watch
+from joyhallo.data.preparation.footage import MAX_HOLD, sound_start_s, watch
 from joyhallo.media.video_error import VideoError
 from talking import Film, steady, write_film
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from joyhallo.data.dataset import Dataset
-from joyhallo.data.films import Settings
-from joyhallo.data.prepare import Crew, prepare
+from joyhallo.data.preparation.films import Settings
+from joyhallo.data.preparation.prepare import Crew, prepare
 from joyhallo.data.report import read_lines
 from joyhallo.errors import UserError
 from talking import open_face_mesh, write_talking_film

@@ -8,8 +8,8 @@ import pytest
 from joyhallo.cli import main
 from joyhallo.cli.data import app
 from joyhallo.data.dataset import Dataset
-from joyhallo.data.films import Settings, find_videos, is_held_out, settings_for
-from joyhallo.data.prepare import Crew, prepare
+from joyhallo.data.preparation.films import Settings, find_videos, is_held_out, settings_for
+from joyhallo.data.preparation.prepare import Crew, prepare
 from joyhallo.data.report import read_lines
 from joyhallo.errors import UserError
 from talking import open_face_mesh, write_talking_film

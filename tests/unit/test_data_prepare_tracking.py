@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
-from joyhallo.data.checks import check_crop, check_track
-from joyhallo.data.films import Settings, Thresholds
-from joyhallo.data.footage import Picture
 from joyhallo.data.framing import face_crop
-from joyhallo.data.one_video import VideoPreparer
-from joyhallo.data.shots import ShotDetector
-from joyhallo.data.tracking import NO_FACE, SEVERAL_FACES, SpeakerTracker, Stretch, measure_sharpness
+from joyhallo.data.preparation.checks import check_crop, check_track
+from joyhallo.data.preparation.films import Settings, Thresholds
+from joyhallo.data.preparation.footage import Picture
+from joyhallo.data.preparation.one_video import VideoPreparer
+from joyhallo.data.preparation.shots import ShotDetector
+from joyhallo.data.preparation.tracking import NO_FACE, SEVERAL_FACES, SpeakerTracker, Stretch, measure_sharpness
 from talking import face, open_face_mesh, portrait
 
 SIDE = 320

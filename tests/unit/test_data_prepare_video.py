@@ -9,10 +9,10 @@ import pytest
 
 from joyhallo.conditioning.anatomy import SILHOUETTE
 from joyhallo.conditioning.masks import clip_box, clip_masks
-from joyhallo.data.equipment import Equipment, open_equipment
-from joyhallo.data.films import Settings, identify
 from joyhallo.data.frames import read_clip_frames
-from joyhallo.data.one_video import VideoPreparer
+from joyhallo.data.preparation.equipment import Equipment, open_equipment
+from joyhallo.data.preparation.films import Settings, identify
+from joyhallo.data.preparation.one_video import VideoPreparer
 from joyhallo.data.samples import read_annotations, read_facts
 from joyhallo.data.shards import read_json
 from talking import Film, babble, open_face_mesh, steady, talking, write_film

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from joyhallo.cli import main
-from joyhallo.data import heldout, mandarin, motion, voices
-from joyhallo.data.acting import Style, act_out, draw_blinks, draw_style, faster, loudness_of, rest_in_silence
+from joyhallo.data import heldout
 from joyhallo.data.framing import FaceCrop, face_crop
-from joyhallo.data.gestures import Gesture, part_of_rotation, shut_when_nearly_shut, smooth
-from joyhallo.data.stills import Still, list_stills
-from joyhallo.data.synthesis import SynthesisRequest, plan_clips
+from joyhallo.data.synthesis import mandarin, motion, voices
+from joyhallo.data.synthesis.acting import Style, act_out, draw_blinks, draw_style, faster, loudness_of, rest_in_silence
+from joyhallo.data.synthesis.gestures import Gesture, part_of_rotation, shut_when_nearly_shut, smooth
+from joyhallo.data.synthesis.stills import Still, list_stills
+from joyhallo.data.synthesis.synthesize import SynthesisRequest, plan_clips
 from joyhallo.errors import UserError
 from joyhallo.media.paste import Crop
 

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning import anatomy
-from joyhallo.data import lips, motion
-from joyhallo.data.lighting import relight, stylise
-from joyhallo.data.mouth import MouthLook, paint_inside
-from joyhallo.data.raster import Window, blend_into, cut_patches, draw
+from joyhallo.data.synthesis import lips, motion
+from joyhallo.data.synthesis.lighting import relight, stylise
+from joyhallo.data.synthesis.mouth import MouthLook, paint_inside
+from joyhallo.data.synthesis.raster import Window, blend_into, cut_patches, draw
 
 
 class TestDrawing:

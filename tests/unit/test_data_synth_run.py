@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from joyhallo.conditioning.face import FaceMesh
-from joyhallo.data import mandarin, motion, studio
-from joyhallo.data.canonical import read_canonical_mesh
 from joyhallo.data.dataset import Dataset
 from joyhallo.data.framing import face_crop
-from joyhallo.data.gestures import Gesture, read_gesture
 from joyhallo.data.heldout import is_held_out_person
 from joyhallo.data.report import read_lines
-from joyhallo.data.speakers import Film, list_films, track
-from joyhallo.data.stills import Still, list_stills
-from joyhallo.data.synthesis import SynthesisRequest, _cast, finished_keys, plan_clips, synthesise
-from joyhallo.data.warp import TalkingPortrait
+from joyhallo.data.synthesis import mandarin, motion, studio
+from joyhallo.data.synthesis.canonical import read_canonical_mesh
+from joyhallo.data.synthesis.gestures import Gesture, read_gesture
+from joyhallo.data.synthesis.speakers import Film, list_films, track
+from joyhallo.data.synthesis.stills import Still, list_stills
+from joyhallo.data.synthesis.synthesize import SynthesisRequest, _cast, finished_keys, plan_clips, synthesise
+from joyhallo.data.synthesis.warp import TalkingPortrait
 from joyhallo.errors import UserError
 from joyhallo.media.image import read_image
 

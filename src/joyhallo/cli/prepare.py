@@ -15,7 +15,7 @@ from joyhallo.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from joyhallo.data.prepare import Progress, Summary
+    from joyhallo.data.preparation.prepare import Progress, Summary
 
 
 def prepare(
@@ -58,9 +58,9 @@ def prepare(
         raise UserError(f"--workers is {workers}: give 1 to 1024, or leave it out for as many as cores")
     if not 0 <= held_out_share < 1:
         raise UserError(f"--held-out-share is {held_out_share}: give 0 up to (not including) 1")
-    from joyhallo.data.films import note_on, settings_for
-    from joyhallo.data.prepare import Crew
-    from joyhallo.data.prepare import prepare as run
+    from joyhallo.data.preparation.films import note_on, settings_for
+    from joyhallo.data.preparation.prepare import Crew
+    from joyhallo.data.preparation.prepare import prepare as run
 
     changes = read_thresholds(threshold)
     settings = settings_for(preset, separate_vocals=separate_vocals, held_out_share=held_out_share, **changes)

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from joyhallo.data.synthesis import SynthesisProgress, SynthesisResult
+    from joyhallo.data.synthesis.synthesize import SynthesisProgress, SynthesisResult
 
 
 @Parameter(name="*")
@@ -62,7 +62,7 @@ def synth(
     output
         The folder of the dataset.
     """
-    from joyhallo.data.synthesis import SynthesisRequest, synthesise
+    from joyhallo.data.synthesis.synthesize import SynthesisRequest, synthesise
     from joyhallo.weights.hub import face_models_path
 
     request = SynthesisRequest(

@@ -19,12 +19,13 @@ import numpy as np
 
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.lip_sync import MIN_FRAMES, LipSync, LipSyncScore
-from joyhallo.data.checks import speech_share
-from joyhallo.data.films import UNKNOWN_SPEAKER, Settings, Video, is_held_out
-from joyhallo.data.footage import watch
 from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
 from joyhallo.data.index import DatasetError, Index, write_text
-from joyhallo.data.packing import pack_finished
+from joyhallo.data.preparation.checks import speech_share
+from joyhallo.data.preparation.films import UNKNOWN_SPEAKER, Settings, Video, is_held_out
+from joyhallo.data.preparation.footage import watch
+from joyhallo.data.preparation.packing import pack_finished
+from joyhallo.data.preparation.tracking import measure_sharpness
 from joyhallo.data.published import (
     PublishedClip,
     UnusableClip,
@@ -37,7 +38,6 @@ from joyhallo.data.published import (
 from joyhallo.data.report import ReportLine
 from joyhallo.data.samples import NUM_POINTS, Annotations, Facts, write_sample
 from joyhallo.data.shards import WORK_NAME
-from joyhallo.data.tracking import measure_sharpness
 from joyhallo.errors import UserError
 from joyhallo.media.audio import read_speech
 from joyhallo.media.files import writing_error

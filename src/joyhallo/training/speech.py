@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joyhallo.data import motion
-from joyhallo.data.canonical import read_canonical_mesh
 from joyhallo.data.dataset import open_datasets
-from joyhallo.data.gestures import read_gesture
-from joyhallo.data.voices import SoundChanger
+from joyhallo.data.synthesis import motion
+from joyhallo.data.synthesis.canonical import read_canonical_mesh
+from joyhallo.data.synthesis.gestures import read_gesture
+from joyhallo.data.synthesis.voices import SoundChanger
 from joyhallo.errors import UserError
 from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME, MelSpeechNetwork
 from joyhallo.training.budget import Budget

@@ -11,8 +11,8 @@ from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.identity import IdentityEncoder, InsightFaceIdentity, MiniIdentity
 from joyhallo.conditioning.speech import MelSpeech, SpeechEncoder, Wav2Vec2Speech, prepare_speech
 from joyhallo.conditioning.vocals import VocalSeparator
-from joyhallo.data.films import MANDARIN_ENCODER, mandarin_folder
 from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
+from joyhallo.data.preparation.films import MANDARIN_ENCODER, mandarin_folder
 from joyhallo.weights import hub
 from joyhallo.weights.pipeline_folder import load_component
 from joyhallo.weights.registry import IDENTITY_FILES, VOCALS_FILE

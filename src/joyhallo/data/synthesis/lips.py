@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning import anatomy
-from joyhallo.data import motion
+from joyhallo.data.synthesis import motion
 
 INNER_UPPER, INNER_LOWER = anatomy.INNER_UPPER_LIP[1:-1], anatomy.INNER_LOWER_LIP[1:-1]  # without the corners
 INNER_PAIRS = tuple(zip(INNER_UPPER, INNER_LOWER, strict=True))

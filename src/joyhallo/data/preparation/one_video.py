@@ -16,7 +16,9 @@ from joyhallo.conditioning.anatomy import SILHOUETTE
 from joyhallo.conditioning.face import Face
 from joyhallo.conditioning.lip_sync import MIN_FRAMES, LipSync, LipSyncScore
 from joyhallo.conditioning.masks import clip_box, clip_masks
-from joyhallo.data.checks import (
+from joyhallo.data.frames import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from joyhallo.data.framing import FaceCrop, face_crop
+from joyhallo.data.preparation.checks import (
     Rejection,
     check_crop,
     check_speech,
@@ -24,14 +26,12 @@ from joyhallo.data.checks import (
     check_track,
     speech_share,
 )
-from joyhallo.data.equipment import Equipment
-from joyhallo.data.films import UNKNOWN_SPEAKER, Settings, Video, is_held_out
-from joyhallo.data.footage import Picture, sound_start_s, watch
-from joyhallo.data.frames import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from joyhallo.data.framing import FaceCrop, face_crop
+from joyhallo.data.preparation.equipment import Equipment
+from joyhallo.data.preparation.films import UNKNOWN_SPEAKER, Settings, Video, is_held_out
+from joyhallo.data.preparation.footage import Picture, sound_start_s, watch
+from joyhallo.data.preparation.tracking import SpeakerTracker, Stretch
 from joyhallo.data.report import ReportLine
 from joyhallo.data.samples import NUM_POINTS, Annotations, Facts, write_sample
-from joyhallo.data.tracking import SpeakerTracker, Stretch
 from joyhallo.errors import UserError
 from joyhallo.media.audio import AudioError, stream_speech
 from joyhallo.media.video_error import VideoError

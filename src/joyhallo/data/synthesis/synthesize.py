@@ -16,15 +16,15 @@ from typing import Any, cast
 import numpy as np
 
 from joyhallo.conditioning.face import FaceMesh
-from joyhallo.data import mandarin
-from joyhallo.data.canonical import read_canonical_mesh
-from joyhallo.data.engine import Answer, LocalCrew, Work, attempt, run_all
 from joyhallo.data.index import INDEX_NAME, Index, read_index, read_shard, write_text
+from joyhallo.data.preparation.engine import Answer, LocalCrew, Work, attempt, run_all
 from joyhallo.data.report import ReportLine, append_lines, read_lines
 from joyhallo.data.shards import pack
-from joyhallo.data.speakers import Film, list_films, load_tracked, refused_film, save_tracked, track
-from joyhallo.data.stills import Still, list_stills, load_study, refused_still, save_study, study
-from joyhallo.data.studio import Cast, ClipPlan, Studio
+from joyhallo.data.synthesis import mandarin
+from joyhallo.data.synthesis.canonical import read_canonical_mesh
+from joyhallo.data.synthesis.speakers import Film, list_films, load_tracked, refused_film, save_tracked, track
+from joyhallo.data.synthesis.stills import Still, list_stills, load_study, refused_still, save_study, study
+from joyhallo.data.synthesis.studio import Cast, ClipPlan, Studio
 from joyhallo.errors import UserError
 
 WORK_NAME = ".work"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from joyhallo.conditioning import anatomy
-from joyhallo.data.teeth import Teeth
+from joyhallo.data.synthesis.teeth import Teeth
 
 _CAVITY, _TONGUE, _TEETH = np.array([58.0, 24, 22]), np.array([150.0, 78, 76]), np.array([206.0, 194, 178])
 _TEETH_HEIGHT_CM, _TEETH_WIDTH_CM = 0.85, 0.72  # of painted teeth, where no strip is given

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from joyhallo.data import motion
+from joyhallo.data.synthesis import motion
 
 PX_PER_CM = 36
 HALF_WIDTH_CM, ABOVE_CM, BELOW_CM = 2.9, 1.5, 0.35

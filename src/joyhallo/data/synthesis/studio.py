@@ -16,21 +16,21 @@ from joyhallo.conditioning.face import Face, FaceMesh
 from joyhallo.conditioning.identity import MiniIdentity
 from joyhallo.conditioning.masks import clip_box, clip_masks
 from joyhallo.conditioning.speech import MelSpeech
-from joyhallo.data import mandarin
-from joyhallo.data.acting import act_out, draw_style, faster, loudness_of, rest_in_silence
-from joyhallo.data.canonical import read_canonical_mesh
-from joyhallo.data.equipment import Equipment
 from joyhallo.data.frames import SAMPLES_PER_FRAME
 from joyhallo.data.framing import FaceCrop, face_crop
-from joyhallo.data.gestures import Gesture, read_gesture
-from joyhallo.data.lighting import relight, stylise
+from joyhallo.data.preparation.equipment import Equipment
+from joyhallo.data.preparation.tracking import measure_sharpness
 from joyhallo.data.samples import Annotations, Facts, write_sample
-from joyhallo.data.speakers import Film, load_tracked
-from joyhallo.data.stills import Still, load_study
-from joyhallo.data.teeth import Teeth, is_natural, read_teeth
-from joyhallo.data.tracking import measure_sharpness
-from joyhallo.data.voices import played, recorded
-from joyhallo.data.warp import TalkingPortrait
+from joyhallo.data.synthesis import mandarin
+from joyhallo.data.synthesis.acting import act_out, draw_style, faster, loudness_of, rest_in_silence
+from joyhallo.data.synthesis.canonical import read_canonical_mesh
+from joyhallo.data.synthesis.gestures import Gesture, read_gesture
+from joyhallo.data.synthesis.lighting import relight, stylise
+from joyhallo.data.synthesis.speakers import Film, load_tracked
+from joyhallo.data.synthesis.stills import Still, load_study
+from joyhallo.data.synthesis.teeth import Teeth, is_natural, read_teeth
+from joyhallo.data.synthesis.voices import played, recorded
+from joyhallo.data.synthesis.warp import TalkingPortrait
 from joyhallo.media.image import read_image
 from joyhallo.weights.hub import bundled_folder
 from joyhallo.weights.pipeline_folder import load_component

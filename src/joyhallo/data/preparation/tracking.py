@@ -12,9 +12,9 @@ import numpy as np
 
 from joyhallo.conditioning.anatomy import LEFT_CHEEK, RIGHT_CHEEK, silhouette_box
 from joyhallo.conditioning.face import Face, FaceMesh
-from joyhallo.data.footage import Picture
 from joyhallo.data.frames import FPS
-from joyhallo.data.shots import ShotDetector
+from joyhallo.data.preparation.footage import Picture
+from joyhallo.data.preparation.shots import ShotDetector
 
 ANALYSIS_PX = 1280  # larger pictures are looked at reduced to this
 CHECK_EVERY = 12  # frames between two counts of the faces in the picture

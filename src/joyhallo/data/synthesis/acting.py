@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from joyhallo.data.gestures import Gesture, part_of_rotation
+from joyhallo.data.synthesis.gestures import Gesture, part_of_rotation
 
 _FPS = 25
 _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)

@@ -11,10 +11,10 @@ import numpy as np
 
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.data.dataset import Dataset
-from joyhallo.data.footage import sound_start_s, watch
 from joyhallo.data.frames import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from joyhallo.data.heldout import split_videos
 from joyhallo.data.index import INDEX_NAME
+from joyhallo.data.preparation.footage import sound_start_s, watch
 from joyhallo.errors import UserError
 from joyhallo.media.audio import AudioError, read_speech
 from joyhallo.media.files import written_whole

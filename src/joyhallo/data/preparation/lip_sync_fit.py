@@ -1,6 +1,6 @@
 """Fits the lip-sync score to talking videos that are known to be in sync, and measures it on those it has not seen.
 
-    python -m joyhallo.data.lip_sync_fit VIDEOS -o FOLDER
+    python -m joyhallo.data.preparation.lip_sync_fit VIDEOS -o FOLDER
 
 Writes FOLDER/lip_sync.safetensors. Twenty videos and every tenth of the others are left out of the fit; on them it reports
 how surely clips in sync are told from clips shifted by 5 to 15 frames, and from clips with the sound of another (AUC: the
@@ -17,8 +17,8 @@ import numpy as np
 from joyhallo.conditioning import lip_sync
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.lip_sync import LipSync, LipSyncScore
-from joyhallo.data.footage import watch
 from joyhallo.data.frames import SAMPLES_PER_FRAME
+from joyhallo.data.preparation.footage import watch
 from joyhallo.media.audio import read_speech
 from joyhallo.weights.hub import face_models_path
 

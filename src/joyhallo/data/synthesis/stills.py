@@ -9,11 +9,11 @@ import numpy as np
 from joyhallo.conditioning.anatomy import silhouette_box
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.portrait import PortraitError, choose_face
-from joyhallo.data import motion
-from joyhallo.data.canonical import CanonicalMesh
 from joyhallo.data.heldout import is_held_out_person, person_of
-from joyhallo.data.lips import closed_mouth
-from joyhallo.data.teeth import Teeth, is_natural, read_teeth
+from joyhallo.data.synthesis import motion
+from joyhallo.data.synthesis.canonical import CanonicalMesh
+from joyhallo.data.synthesis.lips import closed_mouth
+from joyhallo.data.synthesis.teeth import Teeth, is_natural, read_teeth
 from joyhallo.errors import UserError
 from joyhallo.media.files import written_whole
 from joyhallo.media.image import ImageError, read_image

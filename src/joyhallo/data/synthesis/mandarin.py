@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from joyhallo.conditioning import anatomy
-from joyhallo.data.gestures import Gesture
 from joyhallo.data.heldout import is_held_out_person
+from joyhallo.data.synthesis.gestures import Gesture
 from joyhallo.media.audio import read_speech
 from joyhallo.models.speech_encoder import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from joyhallo.data.films import UNKNOWN_SPEAKER, Settings, Video
 from joyhallo.data.index import INDEX_NAME, Index, read_index, write_text
-from joyhallo.data.people import SAME_PERSON, read_people, write_people
+from joyhallo.data.preparation.films import UNKNOWN_SPEAKER, Settings, Video
+from joyhallo.data.preparation.people import SAME_PERSON, read_people, write_people
 from joyhallo.data.report import ReportLine, append_lines, read_lines
 from joyhallo.data.samples import FACTS_SUFFIX, facts_text, read_annotations, read_facts
 from joyhallo.data.shards import pack

@@ -9,9 +9,9 @@ import numpy as np
 
 from joyhallo.conditioning.anatomy import head_yaw_deg, silhouette_box
 from joyhallo.conditioning.lip_sync import LipSyncScore
-from joyhallo.data.films import Thresholds
 from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
-from joyhallo.data.tracking import Stretch
+from joyhallo.data.preparation.films import Thresholds
+from joyhallo.data.preparation.tracking import Stretch
 from joyhallo.media.paste import Crop
 
 OVERSHOOT = 0.02  # of the crop's side that a face may reach beyond it, or beyond the picture

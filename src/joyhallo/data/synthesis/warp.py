@@ -10,13 +10,22 @@ import numpy as np
 
 from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.anatomy import SILHOUETTE
-from joyhallo.data import motion
-from joyhallo.data.canonical import CanonicalMesh
-from joyhallo.data.gestures import Gesture
-from joyhallo.data.lips import INNER_LOWER, INNER_PAIRS, INNER_UPPER, closed_mouth, settle_lip_line, without_teeth
-from joyhallo.data.mouth import MouthLook, paint_inside
-from joyhallo.data.raster import Patches, Window, blend_into, cut_patches, draw, signed_areas, soft_polygon, window_around
-from joyhallo.data.teeth import Teeth
+from joyhallo.data.synthesis import motion
+from joyhallo.data.synthesis.canonical import CanonicalMesh
+from joyhallo.data.synthesis.gestures import Gesture
+from joyhallo.data.synthesis.lips import INNER_LOWER, INNER_PAIRS, INNER_UPPER, closed_mouth, settle_lip_line, without_teeth
+from joyhallo.data.synthesis.mouth import MouthLook, paint_inside
+from joyhallo.data.synthesis.raster import (
+    Patches,
+    Window,
+    blend_into,
+    cut_patches,
+    draw,
+    signed_areas,
+    soft_polygon,
+    window_around,
+)
+from joyhallo.data.synthesis.teeth import Teeth
 
 _NUM_MESH = 468
 # Rings around the silhouette: radius, share of the head's movement, share of the skin's movement.

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from joyhallo.data import engine
-from joyhallo.data.films import Settings, Video, find_videos, identify
-from joyhallo.data.packing import pack_finished, read_records
+from joyhallo.data.preparation import engine
+from joyhallo.data.preparation.films import Settings, Video, find_videos, identify
+from joyhallo.data.preparation.packing import pack_finished, read_records
 from joyhallo.data.report import ReportLine
 from joyhallo.errors import UserError
 from joyhallo.media.files import writing_error, written_whole
@@ -119,8 +119,8 @@ def build_worker(settings: Settings, work: Path) -> Callable[[Video], list[Repor
     import cv2
     import torch
 
-    from joyhallo.data.equipment import open_equipment
-    from joyhallo.data.one_video import VideoPreparer
+    from joyhallo.data.preparation.equipment import open_equipment
+    from joyhallo.data.preparation.one_video import VideoPreparer
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning import anatomy
-from joyhallo.data import motion
+from joyhallo.data.synthesis import motion
 
 # Savitzky-Golay, window 5, order 2: removes the tracker's jitter and keeps quick closures.
 _SMOOTHING = np.array([-3, 12, 17, 12, -3]) / 35
