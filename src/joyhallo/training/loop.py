@@ -5,6 +5,7 @@ It knows no objective and no network. Everything random comes from (seed, number
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,7 +38,7 @@ class StepReport:
     is_skipped: bool
     samples_per_s: float
     frames_per_s: float
-    memory_bytes: int  # of the GPU; 0 on a CPU
+    memory_bytes: int  # the most so far: of the GPU, or of the process on a CPU; 0 where it is not known
     left_s: float
 
 
@@ -164,16 +165,25 @@ class Loop:
     def _report(self, first: int, loss: float, norm: float, rate: float, is_skipped: bool) -> StepReport:
         done, num_steps = self.state.step, self.schedule.num_steps
         pace_s = (time.monotonic() - self._started) / (done - first)
-        is_cuda = self.processes.device.type == "cuda"
-        memory = torch.cuda.max_memory_allocated(self.processes.device) if is_cuda else 0
         per_s = self.work.num_samples / max(pace_s, 1e-9)
         return StepReport(
             done, num_steps, loss, norm, rate, is_skipped,
             samples_per_s=per_s,
             frames_per_s=per_s * self.work.num_frames,
-            memory_bytes=memory,
+            memory_bytes=peak_memory(self.processes.device),
             left_s=pace_s * (num_steps - done),
         )  # fmt: skip
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: what PyTorch had of the GPU at most, or what the process had of the machine; 0 where it is not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform != "linux" or device.type != "cpu":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class _Ahead:
