@@ -56,7 +56,8 @@ def evaluate(
     from joyhallo.evaluation.run import Request, run
 
     chosen = choose_metrics(metrics or [])
-    request = Request(tuple(videos), tuple(speech or ()), tuple(reference or ()), against, pinyin, is_chosen=bool(metrics))
+    is_named = bool(metrics) and not {name.lower() for name in metrics or []} & {"all", "paper", "always"}
+    request = Request(tuple(videos), tuple(speech or ()), tuple(reference or ()), against, pinyin, is_named)
     report = run(request, chosen, output, _say)
     write_json(report, output / "report.json")
     write_page(report, output / "report.html")

@@ -101,7 +101,7 @@ def _run(settings: Settings, keys: dict[str, str] | None, address: Address) -> N
     write_logs()
     _require_free(address)
     jobs = Jobs(settings)
-    uploads = Uploads(settings.folder, settings.limits)
+    uploads = Uploads(settings.folder / f"executor-{settings.executor}", settings.limits)  # it is emptied at every start
     try:
         print(f"looking at the weights of {settings.render['model']}", file=sys.stderr, flush=True)
         uploads.learn(str(settings.render["model"]))

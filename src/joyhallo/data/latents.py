@@ -140,7 +140,7 @@ class LatentCache:
 
 
 def fingerprint(vae: nn.Module) -> str:
-    """16 hexadecimal digits that change with any weight or option of an autoencoder; where it runs does not matter."""
+    """16 hexadecimal digits that change with any weight of an autoencoder or another network; where it runs does not matter."""
     digest = hashlib.sha256(type(vae).__name__.encode())
     for name, value in sorted(vae.state_dict().items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())

@@ -38,7 +38,9 @@ class Report:
         if self.visemes is not None:  # of all events at once: every class counts the same
             found = [replace(s, value=self.visemes.total) if s.name == "viseme_total" else s for s in found]
         object.__setattr__(self, "summaries", tuple(found))
-        object.__setattr__(self, "differences", tuple(compare(self.films, self.against)) if self.against else ())
+        pairs = compare(self.films, self.against) if self.against else []
+        # The total is a mean of classes and not of films: its classes are compared.
+        object.__setattr__(self, "differences", tuple(pair for pair in pairs if pair.name != "viseme_total"))
 
     @property
     def names(self) -> list[str]:

@@ -48,6 +48,8 @@ def run(request: Request, metrics: Sequence[Metric], output: Path, say: Say) -> 
         was asked for by name can be computed for no film.
     """
     jobs = _jobs(request)
+    if request.is_chosen and VISEMES in metrics and not any(job.syllables for job in jobs):
+        raise UserError("visemes: no video is named by its syllables (ba1.mp4, ni3hao3.mp4): rename them, or give --pinyin")
     films_against: list[FilmReport] = []
     jobs_against: list[_Job] = []
     if request.against is not None:

@@ -208,7 +208,7 @@ def _operating(jobs: Jobs, metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok", "version": __version__}
 

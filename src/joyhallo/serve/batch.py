@@ -1,7 +1,9 @@
 """Many videos from a list, without a server: the same durable jobs, in a folder beside the list."""
 
 import dataclasses
+import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -126,7 +128,11 @@ def _hand_in(jobs: Jobs, line: Line, *, overwrite: bool) -> tuple[Ticket, bool]:
         consent=Consent(is_given=True, basis="given by who ran the command"),
         settings=line.settings,
     )
-    asked = dataclasses.replace(asked, idempotency_key=f"{asked.fingerprint()}:{line.output.name}")
+    # What decides the video, and where it goes: other weights or another output are another job.
+    decides = {name: value for name, value in jobs.settings.render.items() if name != "device"}
+    place = os.path.relpath(line.output.absolute(), jobs.settings.folder.absolute())
+    key = json.dumps([asked.fingerprint(), place, decides], sort_keys=True, default=str)
+    asked = dataclasses.replace(asked, idempotency_key=hashlib.sha256(key.encode()).hexdigest())
     ticket = jobs.submit(asked)
     job = jobs.get(ticket.id, ticket.secret)
     if ticket.is_new and line.output.exists() and not overwrite:

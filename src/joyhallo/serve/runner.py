@@ -102,11 +102,16 @@ class Runner:
         """Rendering was ended from outside: the service stops, or the job was cancelled or deleted."""
         if self.records.change(job_id, ("running",), "status = 'queued', turn = turn + 1, starts = 0"):
             return
-        self.storage.remove(job_id)  # of a job that was cancelled or deleted nothing is kept
+        job = self.records.get(job_id)
+        if job is None or job.status == "cancelled":  # nothing is kept of it; a job that another turn finished keeps its video
+            self.storage.remove(job_id)
 
     def _note(self, job_id: str, news: Mapping[str, Any]) -> None:
-        clips = ", starts = 0" if news["progress"]["clips_done"] else ""
-        self.records.change(job_id, ("running",), "progress = :text" + clips, text=json.dumps(news["progress"]))
+        progress = news["progress"]
+        # The time left is known after a clip of this start: clips of an earlier one are no progress.
+        is_new = progress["clips_done"] and progress["left_s"] is not None
+        values = "progress = :text" + (", starts = 0" if is_new else "")
+        self.records.change(job_id, ("running",), values, text=json.dumps(progress))
 
     def _finish(self, job_id: str, status: str, note: str) -> None:
         """The end of a job, written down once: whoever comes second finds another status than `running`."""
@@ -116,7 +121,8 @@ class Runner:
         size = result.stat().st_size if status == "done" else 0
         values = "status = :status, note = :note, finished_s = :now, finishes = finishes + 1, bytes = :size"
         ended = self.records.change(job_id, ("running",), values, status=status, note=note, now=time.time(), size=size)
-        if not ended or status != "done":
+        job = self.records.get(job_id)
+        if job is None or job.status in ("failed", "cancelled"):
             self.storage.remove(job_id)
         _log.info("job ended", extra={"job": job_id, "status": status, "counted": ended})
 

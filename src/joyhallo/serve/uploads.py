@@ -60,10 +60,16 @@ class Uploads:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._child = Child("joyhallo.serve.inspector", str(limits.decoding_bytes))
 
+    @property
+    def page_folder(self) -> Path:
+        """What the page holds of its visitors."""
+        return self.folder.with_name("page")
+
     def clean(self) -> None:
         """Remove what a stopped service left; only while the folder is ours."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self.page_folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
 
     def learn(self, model: str) -> None:
         """Look at portraits as the weights of that model do.
@@ -71,7 +77,7 @@ class Uploads:
         Raises:
             UserError: there is no such model.
         """
-        found = self._ask({"model": model})["sampling"]
+        found = self._ask({"model": model}, timeout_s=float("inf"))["sampling"]  # it may have to be fetched
         known = {name: found[name] for name in ("face_share", "num_steps", "guidance_scale") if name in found}
         self.look = Look((found.get("height", 512), found.get("width", 512)), **known)
 
@@ -108,9 +114,9 @@ class Uploads:
             person, sound = found.get("portrait", {}), found.get("speech", {})
             yield Taken(folder, sound.get("duration_s", 0.0), person.get("num_faces", 0), tuple(person.get("crop", ())))
 
-    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, message: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         try:
-            answer = self._child.ask(message, timeout_s=self.limits.decoding_s)
+            answer = self._child.ask(message, timeout_s=self.limits.decoding_s if timeout_s is None else timeout_s)
         except ChildDiedError as error:
             raise UserError("the file broke the reader: save it again in a common format and try that") from error
         except ChildTooSlowError as error:

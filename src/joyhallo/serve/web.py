@@ -33,7 +33,7 @@ _CSS = """
 
 def add_page(app: FastAPI, jobs: Jobs, uploads: Uploads, keys: Mapping[str, str] | None = None) -> FastAPI:
     """Mount the page on the application, at its root. With keys, a client's name and key are asked for first."""
-    folder = jobs.settings.folder / "page"
+    folder = uploads.page_folder
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when files come in; faces belong into the service's folder
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -18,7 +18,7 @@ from joyhallo.device import choose_device
 from joyhallo.errors import UserError
 
 Spread = Literal["ddp", "fsdp"]
-_PATIENCE = timedelta(hours=1)  # others wait so long for the first process to encode speech or to write
+_PATIENCE = timedelta(days=14)  # others wait so long for the first process to encode a whole dataset
 
 
 @dataclass(frozen=True)

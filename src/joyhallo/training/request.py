@@ -69,7 +69,10 @@ def settle(request: TrainRequest, folder: RunFolder, processes: Processes) -> Tr
         )
     recipe = request.recipe
     assert recipe is not None, "a new run has a recipe"
-    schedule = replace(recipe.schedule, optimizer=available_optimizer(recipe.schedule, processes))
+    optimizer = available_optimizer(recipe.schedule, processes)
+    if request.is_resumed and folder.read()[0].schedule.optimizer == "adamw":  # no 8 bits were to be had when it was begun
+        optimizer = "adamw"
+    schedule = replace(recipe.schedule, optimizer=optimizer)
     request = replace(request, recipe=replace(recipe, schedule=schedule), init=request.init or recipe.init)
     if request.is_resumed:
         folder.require_same(request.settled_recipe, origin(request))

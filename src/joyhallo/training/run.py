@@ -73,6 +73,8 @@ def _train(request: TrainRequest, processes: Processes, show: Callable[[StepRepo
                 show(report)
             if report.step % recipe.saving.every_steps == 0 and report.step < recipe.schedule.num_steps:
                 run.state.save(folder.checkpoints, recipe.saving.keep, processes)
+            if watch is not None:
+                watch.judge(report)
     run.finish(folder, recipe)
     if watch is not None:
         watch.close()

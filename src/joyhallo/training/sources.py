@@ -3,6 +3,7 @@
 Axes: N pictures, S pixels of a side, F frames, C channels, h and w the latent place.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from joyhallo.conditioning.speech import WINDOW_RADIUS, MelSpeech, Wav2Vec2Speech, prepare_speech
 from joyhallo.data.dataset import Dataset
-from joyhallo.data.latents import LatentCache
+from joyhallo.data.latents import LatentCache, fingerprint
 from joyhallo.data.picking import Drawing, Pick
 from joyhallo.data.randomness import Purpose, stream
 from joyhallo.data.samples import Annotations
@@ -192,6 +193,8 @@ def speech_source(dataset: Dataset, samples: Sequence[int], encoder: nn.Module, 
     )
     if is_stored:
         return StoredSpeech()
+    parts = [fingerprint(encoder), *(shard.entry.sha256 for shard in dataset.shards), *map(str, samples)]
+    folder = folder / hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]  # other data or another encoder: other features
     if processes.is_first and not (folder / "done.json").is_file():
         logger.info("encoding the speech of %d samples, once", len(samples))
         encode_speech(dataset, samples, encoder, folder)
@@ -232,7 +235,7 @@ def encode_speech(dataset: Dataset, samples: Sequence[int], encoder: nn.Module, 
 
 def clip_features(waveform: np.ndarray, encoder: Any, num_frames: int) -> np.ndarray:  # noqa: ANN401
     """Features [F,blocks,channels] of one clip's sound, normalised over the clip; a silent clip has those of silence."""
-    if waveform.any():
+    if waveform.min() != waveform.max():
         speech = prepare_speech(waveform, encoder, clip_length=1)
         return speech.window(0, num_frames)[:, WINDOW_RADIUS].numpy()
     return encoder.encode(torch.from_numpy(waveform), num_frames).numpy()

@@ -32,7 +32,7 @@ class Watch:
         self.board = open_board(folder.board, state.step)
 
     def note(self, report: StepReport) -> None:
-        """Write a step down; validate when it is time."""
+        """Write a step down."""
         self.folder.note(report)
         if self.board is not None:
             numbers = {"loss": report.loss, "gradient norm": report.grad_norm, "learning rate": report.rate}
@@ -40,6 +40,9 @@ class Watch:
             if report.memory_bytes:
                 numbers["speed/memory GiB"] = report.memory_bytes / 2**30
             self.board.scalars(report.step, numbers)
+
+    def judge(self, report: StepReport) -> None:
+        """Validate when it is time; after the checkpoint, so that what goes wrong here loses no step."""
         every = self.saving.validate_every_steps
         if every and self.held_out is not None and (report.step % every == 0 or report.step == report.num_steps):
             self.validate(report.step, self.held_out)

@@ -36,6 +36,8 @@ class Equipment:
         if self.speech is None:
             return None
         num_frames = len(speech) // SAMPLES_PER_FRAME
+        if speech.min() == speech.max():  # silence has the features of silence, as in training
+            return self.speech.encode(torch.zeros(len(speech)), num_frames).half().numpy()
         features = prepare_speech(speech.astype(np.float32) / _FULL_SCALE, self.speech, fps=FPS, clip_length=1)
         window = features.window(0, num_frames)
         return window[:, window.shape[1] // 2].half().numpy()

@@ -68,6 +68,8 @@ def prepare(
     Raises UserError: nothing to prepare, other settings than the dataset's, a missing package or model, a full disk, no
     usable clip at all. What was finished by then is kept.
     """
+    if crew.engine == "ray":  # its processes stand in other folders
+        places, dataset = [Path(place).absolute() for place in places], Path(dataset).absolute()
     paths = find_videos(places)
     work = Path(dataset) / WORK_NAME
     try:
@@ -98,7 +100,8 @@ def _prepared(
     build = functools.partial(build_worker, settings, work)
     is_ray = crew.engine == "ray"
     workers: Any = engine.RayCrew(build) if is_ray else engine.LocalCrew(build)
-    num_workers = crew.num_workers or (workers.num_cpus if is_ray else len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_workers = crew.num_workers or (workers.num_cpus if is_ray else cores)
     started, done_bytes, total_bytes = time.monotonic(), 0, sum(video.num_bytes for video in videos)
     show(Progress(0, len(videos), None))
     # Large ones first, so that no worker begins an hour's film when the others are done.
