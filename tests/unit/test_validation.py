@@ -1,6 +1,7 @@
 """Validation on held-out clips alone, the same every time; a run goes on as if it had not been. The board of curves."""
 
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -153,6 +154,7 @@ def test_curves_and_pictures_are_there_and_a_resumed_run_hides_what_it_makes_aga
             board.scalars(step, {"loss": float(step), "broken": float("nan")})
         board.picture(5, "validation", np.full((8, 12, 3), 200, np.uint8))
         board.text("recipe", "lr 1")
+    time.sleep(1.1)  # files are read in the order of their names, which begin with the second they were made in
     with Board(tmp_path, after_step=3) as board:
         board.scalars(4, {"loss": 40.0})
     found = events(tmp_path)
