@@ -3,9 +3,8 @@
 Axes: B = 1 sample (2 under guidance), F frames of a clip, P past frames, C channels, H and W the picture, h and w its latents.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +19,17 @@ from joyhallo.conditioning.portrait import Framing, Portrait, prepare_portrait
 from joyhallo.conditioning.speech import MelSpeech, SpeechFeatures, Wav2Vec2Speech, prepare_speech
 from joyhallo.errors import UserError
 from joyhallo.media.image import read_image
-from joyhallo.models.conditions import AS_TRAINED, ClipInputs, RegionScale
+from joyhallo.models.conditions import ClipInputs
 from joyhallo.models.latents import LatentSpace, decode_latents, downscale_factor, encode_pixels, to_frames
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.presets import Sampling
-from joyhallo.sampling.guidance import with_unconditional
+from joyhallo.sampling.guidance import conditional_half, with_unconditional
 from joyhallo.sampling.noise import clip_noise
-from joyhallo.sampling.sampler import Velocity, guided_velocity, sample
+from joyhallo.sampling.options import DEFAULTS, Options, changed
+from joyhallo.sampling.sampler import Velocity, guided_velocity, sample, switched_velocity
 from joyhallo.video import Video
 from joyhallo.weights.lora import merge_lora
 from joyhallo.weights.pipeline_folder import load_components
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may change from run to run; None takes the checkpoint's own value."""
-
-    num_steps: int | None = None
-    guidance_scale: float | None = None  # 1 or less: no unconditional half is computed
-    region_scale: RegionScale = AS_TRAINED
-    seed: int = 42
-
-
-def changed(options: Options | None, changes: dict[str, Any]) -> Options:
-    """Options with fields changed by name.
-
-    Raises:
-        UserError: there is no such option.
-    """
-    known = [field.name for field in fields(Options)]
-    for name in changes:
-        if name not in known:
-            nearest = (*difflib.get_close_matches(name, known, n=1), *known)[0]
-            raise UserError(f"option {name!r} is not known (did you mean {nearest!r}?): use {', '.join(known)}")
-    return replace(options or Options(), **changes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +173,7 @@ class JoyHalloPipeline(DiffusionPipeline):
         return -(-speech.num_frames // self.sampling.clip_length)
 
     def stream(
-        self, portrait: Portrait, speech: SpeechFeatures, options: Options = Options(), resume: Clip | None = None
+        self, portrait: Portrait, speech: SpeechFeatures, options: Options = DEFAULTS, resume: Clip | None = None
     ) -> Iterator[Clip]:
         """Yield the clips of a video, or those after `resume`, with the same frames either way.
 
@@ -276,13 +252,21 @@ class _Run:
         return self.pipe.latent_space.of_reference(torch.cat([self.portrait_latents, latents]))[None]
 
     def velocity(self, inputs: ClipInputs) -> Velocity:
+        if not self.is_guided:
+            return self.prediction(inputs)
+        guided = guided_velocity(self.prediction(inputs), self.guidance_scale)
+        if self.sampling.guidance_end >= 1:
+            return guided
+        return switched_velocity(guided, self.prediction(conditional_half(inputs)), self.sampling.guidance_end)
+
+    def prediction(self, inputs: ClipInputs) -> Velocity:
         network = self.pipe.denoising_network
         conditioning = network.condition(inputs, self.options.region_scale)
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             return network(latents.to(**self.like), timestep, conditioning)
 
-        return guided_velocity(predict, self.guidance_scale) if self.is_guided else predict
+        return predict
 
     def sample(self, index: int, velocity: Velocity) -> Tensor:
         channels, height, width = self.portrait_latents.shape[1:]

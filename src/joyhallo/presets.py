@@ -21,6 +21,7 @@ class Sampling:
     num_past_frames: int = 2  # of the previous clip that a clip looks back at
     num_steps: int = 40
     guidance_scale: float = 3.5
+    guidance_end: float = 1.0  # share of the way from noise to picture, from its beginning, on which there is guidance
     unconditional_drops: tuple[str, ...] = ("portrait", "face", "audio", "location")
     shared_noise: float = 0.0  # part of the noise's variance that all frames have in common
     noise_scale: float = 1.0  # of the initial noise; below 1 frames are nearer to the mean: plainer, steadier, fewer accidents
@@ -42,6 +43,11 @@ class Sampling:
                 raise UserError(f"the sampling option {name!r} is not known: the nearest known one is {near!r}")
         drops = config.get("unconditional_drops", cls.unconditional_drops)
         return cls(**{**config, "unconditional_drops": tuple(drops)})
+
+
+def num_guided_steps(num_steps: int, guidance_end: float) -> int:
+    """How many of so many steps, at even distances from the noise on, begin on the share of the way that is guided."""
+    return sum(step / num_steps < guidance_end for step in range(num_steps))
 
 
 @dataclass(frozen=True)
@@ -84,17 +90,19 @@ def mini() -> Preset:
         reference_network=shape,
         denoising_network=shape | speech | {"in_channels": 32, "out_channels": 16, "portrait_in_input": True},
         face_projector={"embedding_size": 128, "num_tokens": 4, "token_dim": 128},
-        audio_projector={"num_blocks": 2, "channels": 128, "hidden_dim": 256, "num_tokens": 8, "token_dim": 128},
+        audio_projector={"num_blocks": 3, "channels": 160, "hidden_dim": 256, "num_tokens": 8, "token_dim": 128},
         face_locator={"out_channels": 128, "widths": (8, 16, 32, 48, 64)},
         sampling=Sampling(
             height=256,
             width=256,
-            num_steps=5,
-            guidance_scale=2.0,
+            num_steps=4,
+            guidance_scale=2.5,
+            guidance_end=0.5,
             unconditional_drops=("audio",),
             shared_noise=1.0,
-            noise_scale=0.6,
+            noise_scale=0.8,
             latent_form="residual",
             latent_scale=3.2,
+            face_share=0.65,
         ),
     )

@@ -1,6 +1,5 @@
 """One video file from one request: whole or absent, and a cut run goes on where it was."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,11 +17,12 @@ from joyhallo.device import choose_device, choose_dtype, dtype_name, usual_linea
 from joyhallo.errors import UserError
 from joyhallo.job_folder import JobFolder, recorded
 from joyhallo.media.files import require_file, require_output, written_whole
+from joyhallo.models.allocation import keep_freed_memory
 from joyhallo.models.conditions import AS_TRAINED, RegionScale
 from joyhallo.models.kernels import choose_linear_kernel, linear_kernel
 from joyhallo.output import PROVIDER, Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline, Options
-from joyhallo.weights.hub import FetchProgress, fetch, own_face_models
+from joyhallo.weights.hub import FetchProgress, fetch, file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder, weights_stamp
 from joyhallo.weights.registry import IDENTITY_FILES, VOCALS_FILE
 
@@ -122,8 +122,23 @@ def _ignore(_: Progress) -> None:
     pass
 
 
-def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ignore) -> RenderResult:
+def load_weights(request: RenderRequest, device: torch.device, dtype: torch.dtype) -> JoyHalloPipeline:
+    """The pipeline of a request, on its device. Raises UserError: no such weights, or a LoRA that is not for them."""
+    pipe = JoyHalloPipeline.from_pretrained(request.model, torch_dtype=dtype).to(device)
+    if request.lora is not None:
+        pipe.load_lora(request.lora, request.lora_strength)
+    return pipe
+
+
+Load = Callable[[RenderRequest, torch.device, torch.dtype], JoyHalloPipeline]
+
+
+def render(
+    request: RenderRequest, on_progress: Callable[[Progress], None] = _ignore, load: Load = load_weights
+) -> RenderResult:
     """Make the video. Kill it at any time and call it again: the frames are those of an uninterrupted run.
+
+    `load` gives the pipeline: who makes many videos may keep it.
 
     Raises:
         UserError: anything of the request that cannot be used, in one line. Nothing is written then.
@@ -134,7 +149,7 @@ def render(request: RenderRequest, on_progress: Callable[[Progress], None] = _ig
     was_there = request.output.exists()
     clock = _Clock(on_progress)
     on_progress(Progress("loading the weights"))
-    pipe = load_pipeline(request, clock)
+    pipe = load_pipeline(request, clock, load)
     bring_models(request, pipe, on_progress)
     on_progress(Progress("looking at the portrait"))
     portrait = pipe.portrait(request.portrait, request.size, request.face_index)
@@ -195,7 +210,7 @@ def size_notes(width: int, height: int, longest_side: int | None) -> list[str]:
     return []
 
 
-def load_pipeline(request: RenderRequest, clock: _Clock) -> JoyHalloPipeline:
+def load_pipeline(request: RenderRequest, clock: _Clock, load: Load) -> JoyHalloPipeline:
     device = choose_device(request.device)
     earlier = {} if request.fresh else recorded(request.output)
     wanted = request.dtype
@@ -205,11 +220,10 @@ def load_pipeline(request: RenderRequest, clock: _Clock) -> JoyHalloPipeline:
     reason = dtype.reason if wanted == request.dtype else "as in the run that was cut"
     clock.notes.append(f"{device.type} in {dtype_name(dtype.value)}: {reason}")
     if device.type == "cpu":
+        keep_freed_memory()
         torch.set_num_threads(earlier.get("threads", torch.get_num_threads()))  # sums are split among threads
         choose_linear_kernel(earlier.get("linear_kernel", usual_linear_kernel()))
-    pipe = JoyHalloPipeline.from_pretrained(request.model, torch_dtype=dtype.value).to(device)
-    if request.lora is not None:
-        pipe.load_lora(request.lora, request.lora_strength)
+    pipe = load(request, device, dtype.value)
     clock.lap("loading")
     return pipe
 
@@ -218,8 +232,7 @@ def _make(
     request: RenderRequest, pipe: JoyHalloPipeline, portrait: Portrait, speech: SpeechFeatures, job: JobFolder, clock: _Clock
 ) -> None:
     """Write the finished clips, then the missing ones, into the job's video."""
-    last = job.last()
-    total, rate = pipe.num_clips(speech), pipe.sampling.fps
+    last, total, rate = job.last(), pipe.num_clips(speech), pipe.sampling.fps
     done = 0 if last is None else last.index + 1
     if done:
         clock.notes.append(f"went on after clip {done} of {total}, finished in an earlier run")
@@ -256,10 +269,10 @@ def describe(request: RenderRequest, pipe: JoyHalloPipeline) -> dict[str, Any]:
     return {
         "version": __version__,
         "torch": torch.__version__,
-        "portrait_sha256": sha256_of(request.portrait),
-        "speech_sha256": sha256_of(request.speech),
+        "portrait_sha256": file_sha256(request.portrait),
+        "speech_sha256": file_sha256(request.speech),
         "weights": weights_stamp(find_folder(request.model)),
-        "lora": None if request.lora is None else [sha256_of(request.lora), request.lora_strength],
+        "lora": None if request.lora is None else [file_sha256(request.lora), request.lora_strength],
         "device": like.device.type,
         "dtype": dtype_name(like.dtype),
         "linear_kernel": linear_kernel().name,
@@ -271,23 +284,17 @@ def describe(request: RenderRequest, pipe: JoyHalloPipeline) -> dict[str, Any]:
     }
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_record(request: RenderRequest, asked: Mapping[str, Any], job: JobFolder) -> None:
     """A record beside the video: what it was made from and how it is labelled."""
     from joyhallo.media.labels import read_label
 
     label = read_label(job.video)
     record = {
-        "output_sha256": sha256_of(job.video),
+        "output_sha256": file_sha256(job.video),
         "label": None if label is None else json.loads(label.to_json()),
         "visible_mark": request.mark,
         "visible_mark_reason": request.mark_reason,
         "made_from": asked,
     }
-    path = request.output.with_name(request.output.name + ".json")
-    with written_whole(path, "record", UserError) as temporary:
+    with written_whole(request.output.with_name(request.output.name + ".json"), "record", UserError) as temporary:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,9 +8,10 @@ from joyhallo.errors import UserError
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.identity_encoder import IdentityNetwork
 from joyhallo.models.speech_encoder import MelSpeechNetwork, mel_filters
-from joyhallo.training.autoencoder import follow_latents, psnr, reconstruction_loss
+from joyhallo.training.autoencoder import follow_latents, psnr
 from joyhallo.training.identity import contrast
 from joyhallo.training.muon import Optimizers, orthogonalise
+from joyhallo.training.visible import visible_difference
 
 
 @pytest.fixture(autouse=True)
@@ -150,11 +151,11 @@ class TestTrainingParts:
         assert losses[-1] < 0.6 * losses[0]
         assert torch.equal(network[0].weight, before)
 
-    def test_reconstruction_loss_sees_a_change_of_colour_alone(self):
+    def test_visible_difference_sees_a_change_of_colour_alone(self):
         images = torch.zeros(1, 3, 32, 32)
         tinted = images + torch.tensor([0.59, -0.3, 0.0]).view(1, 3, 1, 1) * 0.2  # the brightness stays
-        assert reconstruction_loss(tinted, images) > 0.1
-        assert reconstruction_loss(images, images) == 0
+        assert (visible_difference(tinted, images) > 0.1).all()
+        assert (visible_difference(images, images) == 0).all()
 
     def test_contrast_prefers_matching_pairs(self):
         first = torch.eye(6)

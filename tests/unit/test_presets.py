@@ -22,7 +22,8 @@ def test_published_sizes(name, millions):
 
 
 def test_published_sampling():
-    expected = Sampling(512, 512, 25, 16, 2, 40, 3.5, ("portrait", "face", "audio", "location"), 0.0, 1.0, "absolute", 0.18215)
+    drops = ("portrait", "face", "audio", "location")
+    expected = Sampling(512, 512, 25, 16, 2, 40, 3.5, 1.0, drops, 0.0, 1.0, "absolute", 0.18215)
     assert presets.joyhallo().sampling == expected
     assert presets.hallo().sampling == expected
 

@@ -5,8 +5,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from joyhallo.sampling.guidance import PUBLISHED_DROPS, combine, with_unconditional
-from joyhallo.sampling.sampler import guided_velocity
+from joyhallo.presets import num_guided_steps
+from joyhallo.sampling.guidance import PUBLISHED_DROPS, combine, conditional_half, with_unconditional
+from joyhallo.sampling.sampler import guided_velocity, switched_velocity
 from tiny import drawn_inputs, forward, normal
 
 SIZE, NUM_FRAMES = (4, 3), 3
@@ -44,6 +45,25 @@ def test_guided_velocity_shows_both_halves_the_same_latents():
     assert torch.equal(guided, 2 * LATENTS)
     assert torch.equal(seen[0][0], torch.cat([LATENTS, LATENTS]))
     assert seen[0][1].tolist() == [7]
+
+
+@pytest.mark.parametrize(("end", "guided"), [(1.0, 5), (0.5, 3), (0.45, 3), (0.21, 2), (0.2, 1), (0.0, 0)])
+def test_guidance_ends_where_it_is_told_to(end, guided):
+    velocity = switched_velocity(lambda x, _: x + 1, lambda x, _: x - 1, end)
+    steps = [velocity(torch.zeros(1), torch.tensor([timestep])).item() for timestep in (999, 799, 599, 399, 199)]
+    assert steps == [1.0] * guided + [-1.0] * (5 - guided)
+    assert num_guided_steps(5, end) == guided
+
+
+def test_the_conditional_half_can_be_taken_out_again(networks, inputs, no_face):
+    half = conditional_half(with_unconditional(inputs, PUBLISHED_DROPS, no_face))
+    assert torch.equal(forward(networks, half, LATENTS), forward(networks, inputs, LATENTS))
+    assert (half.num_blind, half.num_silent) == (0, 0)
+    twice = replace(
+        inputs, reference=replace(inputs.reference, sites=tuple(torch.cat([s * 0, s]) for s in inputs.reference.sites))
+    )
+    seen = conditional_half(with_unconditional(twice, PUBLISHED_DROPS, no_face)).reference.sites
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(seen, inputs.reference.sites, strict=True))
 
 
 def test_the_unconditional_half_comes_first_and_lacks_what_is_dropped(inputs, no_face):

@@ -1,11 +1,10 @@
-"""`joyhallo bench`: what one clip costs on this machine, part by part."""
+"""`joyhallo bench`: what one clip costs on this machine, JoyHallo beside Hallo, part by part (the paper's Table 3)."""
 
 from __future__ import annotations
 
 import json
-import resource
+import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,51 +13,36 @@ from cyclopts import Parameter
 from joyhallo.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
-    from joyhallo.models.conditions import ClipInputs
-    from joyhallo.presets import Preset, Sampling
+    from joyhallo.cli.bench_clip import ClipCost
+    from joyhallo.presets import Sampling
 
 _PUBLISHED = ("joyhallo", "hallo")
-_MEASURED_STEPS = 3  # of many steps of equal cost
-_VAE: dict[str, Any] = {  # sd-vae-ft-mse
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-}
+_SMALL = {"height": 128, "width": 128, "clip_length": 8}  # what a CPU is given unless it is asked for more
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was measured."""
+class _Wish:
+    """What was asked for."""
 
-    model: str
-    weights: str  # "loaded" or "random"
-    where: str
-    clip: str
-    reference_s: float
-    conditioning_s: float
-    step_s: float
-    decode_s: float
-    num_steps: int
-    num_measured_steps: int
-    clip_s: float  # estimated from the measured steps when there are more
-    per_video_second_s: float
-    step_gflop: float
-    step_gflop_per_s: float
-    product_gflop_per_s: float  # of a 4096³ matrix product in the same type
-    memory_gb: float
-    weights_gb: float
+    size: str | None
+    frames: int | None
+    steps: int | None
+    device: str
+    dtype: str
+
+    def arguments(self) -> list[str]:
+        """The same wish on a command line."""
+        return [part for name, value in vars(self).items() if value is not None for part in (f"--{name}", str(value))]
 
 
 def bench(
     *,
-    model: str = "mini",
+    model: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     size: str | None = None,
     frames: int | None = None,
     steps: int | None = None,
@@ -66,18 +50,21 @@ def bench(
     dtype: str = "auto",
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Measure this machine: time per step and per second of video.
+    """Time and memory of one clip: 16 frames of 512x512 in 40 steps, part by part, JoyHallo beside Hallo.
+
+    On a CPU the clip is 8 frames of 128x128 unless --size and --frames ask for more. Networks named joyhallo and hallo have the
+    published sizes and random weights: time and memory do not depend on them.
 
     Parameters
     ----------
     model
-        mini, a folder of weights, or joyhallo or hallo: the published sizes with random weights, as fast as real ones.
+        joyhallo, hallo, mini or folders of weights, beside each other; joyhallo and hallo when not given.
     size
-        HEIGHTxWIDTH of the animated frame in pixels; what the weights were made for by default.
+        HEIGHTxWIDTH of the animated frame in pixels.
     frames
         Frames of a clip.
     steps
-        Denoising steps of a clip; three are measured and the rest counted as equal to them.
+        Denoising steps of a clip; those that do not fit into 30 seconds count as equal to the measured ones.
     device
         auto, cpu, cuda, cuda:1 or mps.
     dtype
@@ -85,197 +72,151 @@ def bench(
     as_json
         Print one JSON object on standard output instead of text.
     """
-    from joyhallo.device import choose_device, choose_dtype, dtype_name
-    from joyhallo.models.kernels import choose_linear_kernel
-
-    place = choose_device(device)
-    numbers = choose_dtype(dtype, place).value
-    where = f"{place}, {dtype_name(numbers)}"
-    if place.type == "cpu":
-        kernel = choose_linear_kernel()
-        where += f", linear layers by {kernel.name} ({kernel.reason})"
-    parts, sampling = _load(model, place, numbers)
-    sampling = _adjust(sampling, parts["vae"], size, frames, steps)
-    report = _measure(parts, sampling, model, where)
-    print(json.dumps(asdict(report)) if as_json else _describe(report))
+    models = model or list(_PUBLISHED)
+    wish = _Wish(size, frames, steps, device, dtype)
+    if len(models) == 1:
+        found = _measure(models[0], wish)
+    else:
+        _check(wish)
+        found = {}
+        for name in models:  # a process each: the memory of one is not that of the other
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            command = [sys.executable, "-m", "joyhallo", "bench", "--model", name, "--json", *wish.arguments()]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                return done.returncode  # it has said why
+            answer = json.loads(done.stdout)
+            found = {**answer, "models": [*found.get("models", []), *answer["models"]]}
+    print(json.dumps(found) if as_json else describe(found))
     return 0
 
 
-def _adjust(sampling: Sampling, vae: nn.Module, size: str | None, frames: int | None, steps: int | None) -> Sampling:
-    from joyhallo.models.latents import downscale_factor
+def _check(wish: _Wish) -> None:
+    """Raise UserError for what no model could be measured with, before any is loaded."""
+    from joyhallo.device import choose_device, choose_dtype
 
-    for name, value in (("--frames", frames), ("--steps", steps)):
+    choose_dtype(wish.dtype, choose_device(wish.device))
+    for name, value in (("--frames", wish.frames), ("--steps", wish.steps)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value} is too few: give 1 or more.")
-    if size is not None:
-        height, _, width = size.partition("x")
+    if wish.size is not None:
+        height, _, width = wish.size.partition("x")
+        if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+            raise UserError(f"--size {wish.size!r} is no size: give HEIGHTxWIDTH in pixels, like 512x512.")
+
+
+def _measure(model: str, wish: _Wish) -> dict[str, Any]:
+    """Where it ran, and the costs of one model, as plain values."""
+    import torch
+
+    from joyhallo.cli.bench_clip import measure
+    from joyhallo.device import choose_device, choose_dtype, dtype_name
+    from joyhallo.models.kernels import choose_linear_kernel
+
+    _check(wish)
+    place = choose_device(wish.device)
+    numbers = choose_dtype(wish.dtype, place).value
+    where = f"{torch.cuda.get_device_name(place) if place.type == 'cuda' else place.type}, {dtype_name(numbers)}"
+    if place.type == "cpu":
+        where += f", {torch.get_num_threads()} threads, linear layers by {choose_linear_kernel().name}"
+    networks, sampling = _load(model, place, numbers)
+    is_small = place.type == "cpu" and model in _PUBLISHED and wish.size is None
+    sampling = _adjust(replace(sampling, **_SMALL) if is_small else sampling, networks["vae"], wish)
+    cost = measure(networks, sampling, model, "random" if model in _PUBLISHED else "loaded")
+    derived = {name: getattr(cost, name) for name in ("clip_s", "num_guided_steps", "step_gflop", "share_of_peak")}
+    return {"device": where, "is_reduced": is_small, "models": [{**asdict(cost), **derived}]}
+
+
+def _adjust(sampling: Sampling, vae: nn.Module, wish: _Wish) -> Sampling:
+    from joyhallo.models.latents import downscale_factor
+
+    if wish.size is not None:
+        height, _, width = wish.size.partition("x")
         factor = downscale_factor(vae)
-        if not (height.isdecimal() and width.isdecimal()) or min(int(height), int(width)) < factor:
-            raise UserError(f"--size {size!r} is no size: give HEIGHTxWIDTH in pixels, like 512x512.")
         if int(height) % factor or int(width) % factor:
-            raise UserError(f"--size {size} is not divisible by {factor}, as these weights need: give another size.")
+            raise UserError(f"--size {wish.size} is not divisible by {factor}, as these weights need: give another size.")
         sampling = replace(sampling, height=int(height), width=int(width))
-    return replace(sampling, clip_length=frames or sampling.clip_length, num_steps=steps or sampling.num_steps)
+    return replace(sampling, clip_length=wish.frames or sampling.clip_length, num_steps=wish.steps or sampling.num_steps)
 
 
 def _load(model: str, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Any], Sampling]:
     from torch import nn
 
     from joyhallo import presets
+    from joyhallo.cli.bench_networks import draw_networks
     from joyhallo.weights.pipeline_folder import load_components
 
     if model in _PUBLISHED:
         preset = getattr(presets, model)()
-        return _draw(preset, device, dtype), preset.sampling
+        return draw_networks(preset, device, dtype), preset.sampling
     components = load_components(model, dtype)
-    sampling = presets.Sampling(**components["sampling"])
     modules = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
+    sampling = presets.Sampling.from_config(components["sampling"])
     return {name: nn.Module.to(part, device) for name, part in modules.items()}, sampling
 
 
-def _draw(preset: Preset, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The published sizes with random weights: slices of one block of noise, because drawing billions would take long."""
-    import torch
-    from diffusers import AutoencoderKL
+def describe(found: dict[str, Any]) -> str:
+    """The table: a column for each model, and with two their ratio."""
+    from joyhallo.cli.bench_clip import PRODUCT_SIDE, ClipCost
 
-    from joyhallo.models.networks import build_networks
-
-    with torch.device("meta"):
-        parts: dict[str, Any] = {**build_networks(preset).modules(), "vae": AutoencoderKL(**_VAE)}
-    noise = torch.rand(1 << 20, generator=torch.Generator().manual_seed(0)).sub_(0.5).to(device, dtype)
-    for part in parts.values():
-        part.to(dtype=dtype, memory_format=torch.channels_last).to_empty(device=device).requires_grad_(False).eval()
-        for tensor in (*part.parameters(), *part.buffers()):
-            flat = tensor.as_strided((tensor.numel(),), (1,))
-            for start in range(0, len(flat), len(noise)):
-                flat[start : start + len(noise)].copy_(noise[: len(flat) - start])
-            tensor.mul_(3.4 * (tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.1))
-    return parts
-
-
-@dataclass(frozen=True)
-class _Workload:
-    """A clip with random contents for given networks."""
-
-    parts: dict[str, Any]
-    sampling: Sampling
-    latent_size: tuple[int, int]
-    like: Tensor  # a parameter
-
-    def draw(self, *shape: int) -> Tensor:
-        import torch
-
-        return torch.randn(*shape, device=self.like.device, dtype=self.like.dtype)
-
-    def clip(self) -> ClipInputs:
-        """Encode the past, run the reference network, and gather the conditions of a guided clip."""
-        import torch
-
-        from joyhallo.models.conditions import ClipInputs, RegionMasks
-        from joyhallo.models.latents import encode_pixels
-        from joyhallo.sampling.guidance import with_unconditional
-
-        parts, sampling = self.parts, self.sampling
-        past = encode_pixels(parts["vae"], self.draw(sampling.num_past_frames, 3, sampling.height, sampling.width))
-        latents = torch.cat([self.draw(1, *past.shape[1:]), past.to(self.like)])[None]
-        face = parts["face_projector"](self.draw(1, parts["face_projector"].config["embedding_size"]))
-        is_mixed = parts["reference_network"].config["row_order"] == "interleaved"
-        halves = 2 if is_mixed else 1
-        audio = parts["audio_projector"].config
-        window = self.draw(1, sampling.clip_length, audio["window_length"], audio["num_blocks"], audio["channels"])
-        depths = range(len(parts["denoising_network"].config["widths"]))
-        masks = tuple(self.draw(1, 1, *(-(-side // 2**depth) for side in self.latent_size)) for depth in depths)
-        inputs = ClipInputs(
-            reference=parts["reference_network"](latents.expand(halves, -1, -1, -1, -1), face.expand(halves, -1, -1)),
-            face_tokens=face,
-            audio_tokens=parts["audio_projector"](window),
-            location=parts["face_locator"](self.draw(1, 3, sampling.height, sampling.width)),
-            masks=RegionMasks(masks, masks, masks),
-            portrait_latents=latents[:, 0] if parts["denoising_network"].config["portrait_in_input"] else None,
-        )
-        return with_unconditional(inputs, sampling.unconditional_drops, face)  # type: ignore[arg-type]
-
-
-def _measure(parts: dict[str, Any], sampling: Sampling, model: str, where: str) -> Report:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from joyhallo.models.latents import decode_latents, downscale_factor
-
-    network, factor = parts["denoising_network"], downscale_factor(parts["vae"])
-    work = _Workload(parts, sampling, (sampling.height // factor, sampling.width // factor), next(network.parameters()))
-    channels, device = network.config["out_channels"], work.like.device
-    with torch.no_grad():
-        matrix = torch.ones(4096, 4096, device=device, dtype=work.like.dtype)
-        product_s = min(_seconds(lambda: matrix @ matrix, device) for _ in range(3))
-        clip = work.clip()  # the first call sets up the kernels
-        reference_s = _seconds(work.clip, device)
-        conditioning = network.condition(clip)
-        conditioning_s = _seconds(lambda: network.condition(clip), device)
-        latents = work.draw(2, channels, sampling.clip_length, *work.latent_size)
-        timestep = torch.tensor([601], device=device)
-        # The counter does not know oneDNN's linear layers; where gradients are allowed, PyTorch's own kernels run.
-        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-            network(latents, timestep, conditioning)
-        num_measured = min(_MEASURED_STEPS, sampling.num_steps)
-        step_s = min(_seconds(lambda: network(latents, timestep, conditioning), device) for _ in range(num_measured))
-        decode_s = _seconds(lambda: decode_latents(parts["vae"], latents[0].transpose(0, 1)), device)
-    clip_s = reference_s + conditioning_s + sampling.num_steps * step_s + decode_s
-    gflop = counter.get_total_flops() / 1e9
-    return Report(
-        model=model,
-        weights="random" if model in _PUBLISHED else "loaded",
-        where=where,
-        clip=f"{sampling.clip_length} frames of {sampling.height}x{sampling.width}, guided",
-        reference_s=reference_s,
-        conditioning_s=conditioning_s,
-        step_s=step_s,
-        decode_s=decode_s,
-        num_steps=sampling.num_steps,
-        num_measured_steps=num_measured,
-        clip_s=clip_s,
-        per_video_second_s=clip_s * sampling.fps / sampling.clip_length,
-        step_gflop=gflop,
-        step_gflop_per_s=gflop / step_s,
-        product_gflop_per_s=2 * 4096**3 / 1e9 / product_s,
-        memory_gb=_peak_bytes(device) / 1e9,
-        weights_gb=sum(tensor.nbytes for part in parts.values() for tensor in (*part.parameters(), *part.buffers())) / 1e9,
-    )
-
-
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    import torch
-
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
-    wait()
-    before = time.perf_counter()
-    run()
-    wait()
-    return time.perf_counter() - before
-
-
-def _peak_bytes(device: torch.device) -> int:
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _describe(report: Report) -> str:
-    estimated = ", estimated from the measured ones" if report.num_steps > report.num_measured_steps else ""
-    share = report.step_gflop_per_s / report.product_gflop_per_s
-    lines = (
-        f"{report.model}, {report.weights} weights, {report.clip}",
-        f"on {report.where}",
-        f"reference      {report.reference_s:8.3f} s  past frames encoded, reference network, projectors",
-        f"conditioning   {report.conditioning_s:8.3f} s  what the steps share",
-        f"step           {report.step_s:8.3f} s  best of {report.num_measured_steps}; {report.step_gflop:.0f} GFLOP at "
-        f"{report.step_gflop_per_s:.0f} GFLOP/s, {share:.0%} of a 4096³ product's {report.product_gflop_per_s:.0f}",
-        f"decode         {report.decode_s:8.3f} s",
-        f"clip           {report.clip_s:8.2f} s  {report.num_steps} steps{estimated}",
-        f"video          {report.per_video_second_s:8.2f} s  per second",
-        f"memory         {report.memory_gb:8.2f} GB at most, weights {report.weights_gb:.2f} GB",
-    )
+    fields = ClipCost.__dataclass_fields__
+    costs = [ClipCost(**{name: value for name, value in plain.items() if name in fields}) for plain in found["models"]]
+    lines = [f"{_shape(cost)}; {cost.model}: {_weights(cost)}" for cost in costs]
+    if len({_shape(cost) for cost in costs}) == 1:
+        lines = [_shape(costs[0]), *(f"{cost.model}: {_weights(cost)}" for cost in costs)]
+    if found["is_reduced"]:
+        lines.append("made small for a CPU; the paper's clip: --size 512x512 --frames 16")
+    lines += [f"on {found['device']}", ""]
+    names = [cost.model for cost in costs]
+    heading = [*names, f"{names[1]} / {names[0]}"] if len(costs) == 2 else names
+    width = max(14, *(len(name) + 2 for name in heading))
+    lines.append(" " * 40 + "".join(name.rjust(width) for name in heading))
+    lines += [_row(title, values, width) for title, values in _rows(costs)]
+    measured = ", ".join(str(cost.num_measured_steps) for cost in costs)
+    lines += [
+        "",
+        f"{measured} of {costs[0].num_steps} steps measured, the median counts; peak: a {PRODUCT_SIDE}³ matrix product",
+    ]
     return "\n".join(lines)
+
+
+def _shape(cost: ClipCost) -> str:
+    guided = "guided" if cost.num_guided_steps == cost.num_steps else f"{cost.num_guided_steps} of them guided"
+    return f"{cost.frames} frames of {cost.height}x{cost.width}, {cost.num_steps} steps, {guided}"
+
+
+def _weights(cost: ClipCost) -> str:
+    return "random weights, on which time and memory do not depend" if cost.weights == "random" else "its own weights"
+
+
+def _rows(costs: Sequence[ClipCost]) -> list[tuple[str, list[float]]]:
+    """Titles and a number for each model."""
+    rows: list[tuple[str, list[float]]] = [(f"{name}, s", [c.parts_s[name] for c in costs]) for name in costs[0].parts_s]
+    rows.append(("one step, s", [c.step_s for c in costs]))
+    if any(c.num_guided_steps < c.num_steps for c in costs):
+        rows.append(("one step without guidance, s", [c.plain_step_s for c in costs]))
+    for name in costs[0].step_parts_s:
+        rows.append((f"  {name}, ms", [1000 * c.step_parts_s[name] for c in costs]))
+    return [
+        *rows,
+        ("whole clip, s", [c.clip_s for c in costs]),
+        ("a second of video, s", [c.clip_s * c.fps / c.frames for c in costs]),
+        ("arithmetic of a step, TFLOP", [c.step_gflop / 1e3 for c in costs]),
+        *((f"  {name}", [c.step_parts_gflop[name] / 1e3 for c in costs]) for name in costs[0].step_parts_gflop),
+        ("arithmetic rate, TFLOP/s", [c.step_gflop / c.step_s / 1e3 for c in costs]),
+        ("measured peak, TFLOP/s", [c.product_gflop_per_s / 1e3 for c in costs]),
+        ("share of the peak, %", [100 * c.share_of_peak for c in costs]),
+        ("memory at most, GB", [c.memory_gb for c in costs]),
+        ("weights, GB", [c.weights_gb for c in costs]),
+    ]
+
+
+def _row(title: str, values: Sequence[float], width: int) -> str:
+    cells = [_number(value) for value in values]
+    if len(values) == 2:
+        cells.append(f"{values[1] / values[0]:.2f}" if values[0] else "–")
+    return title.ljust(40) + "".join(cell.rjust(width) for cell in cells)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}" if value >= 1 else f"{value:.3f}"

@@ -24,7 +24,7 @@ class ResidualBlock(nn.Module):
         self.conv2.weight.data.mul_(0.3)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.conv2(functional.silu(self.conv1(functional.silu(hidden))))
+        return self.conv2(functional.silu(self.conv1(functional.silu(hidden)), inplace=True)).add_(hidden)
 
 
 class Upsample(nn.Module):
@@ -95,11 +95,24 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             raise UserError(
                 f"picture of {height}x{width} (height x width): both must be divisible by {factor}; resize it first"
             )
+        # One layout whatever the caller's: each has its own kernels, and a run that goes on from a file must round alike.
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.latent_norm(self.encoder(images) + self.patch_encoder(images))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, H, W] → images [B, 3, 16·H, 16·W], about [-1, 1], not clamped."""
-        return self.decoder(latents) + self.patch_decoder(latents)
+        pictures = self.decoder(latents.contiguous(memory_format=torch.channels_last))
+        return pictures.add_(self.decode_patches(latents))
+
+    def decode_patches(self, latents: Tensor) -> Tensor:
+        """What `patch_decoder` makes of latents [B, C, H, W], as one matrix product: [B, 3, 16·H, 16·W], channels_last."""
+        patch = self.downscale_factor
+        weight = self.patch_decoder.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [16·16·3, C]
+        bias = self.patch_decoder.bias
+        assert bias is not None
+        patches = functional.linear(latents.permute(0, 2, 3, 1), weight, bias.repeat(patch * patch))
+        patches = patches.unflatten(-1, (patch, patch, 3)).transpose(2, 3)  # [B, H, 16, W, 16, 3]
+        return patches.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decode(self.encode(images))

@@ -59,7 +59,7 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # x [N,C,H,W], time [B,time_dim], activated
         hidden = self.conv1(F.silu(self.norm1(x), inplace=True))
         shift = self.time(time).repeat_interleave(len(x) // len(time), dim=0)
-        hidden = self.conv2(F.silu(self.norm2(hidden + shift[:, :, None, None]), inplace=True))
+        hidden = self.conv2(F.silu(self.norm2(hidden.add_(shift[:, :, None, None])), inplace=True))
         return self.shortcut(x) + hidden
 
 
@@ -98,4 +98,4 @@ class FeedForward(nn.Module):
 
     def apply_to_rows(self, x: Tensor) -> Tensor:
         hidden, gate = self.proj_in(x).chunk(2, dim=-1)
-        return self.proj_out(hidden * F.gelu(gate))
+        return self.proj_out(hidden * F.gelu(gate) if torch.is_grad_enabled() else F.gelu(gate).mul_(hidden))

@@ -26,9 +26,14 @@ def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = 4) -> Ten
     dtype = next(vae.parameters()).dtype
     pictures = []
     for part in latents.to(dtype).split(num_at_once):
-        decoded = vae.decode(part)
-        pictures.append((decoded.sample if isinstance(vae, AutoencoderKL) else decoded).float().clamp(-1, 1))
+        pictures.append(decode_unclamped(vae, part).clamp(-1, 1))
     return torch.cat(pictures)
+
+
+def decode_unclamped(vae: nn.Module, latents: Tensor) -> Tensor:
+    """Latents [N,C,h,w] in the autoencoder's numbers → pixels [N,3,H,W], about [-1,1], float32, all at once."""
+    decoded = vae.decode(latents)  # type: ignore[operator]
+    return (decoded.sample if isinstance(vae, AutoencoderKL) else decoded).float()
 
 
 def to_frames(pixels: Tensor) -> np.ndarray:

@@ -42,6 +42,25 @@ def with_unconditional(inputs: ClipInputs, drops: Collection[str], no_face: Tens
     )
 
 
+def conditional_half(inputs: ClipInputs) -> ClipInputs:
+    """What `with_unconditional` put an unconditional half before."""
+    seen = inputs.reference
+
+    def last(given: Tensor | None) -> Tensor | None:
+        return None if given is None else given[-1:]
+
+    return replace(
+        inputs,
+        reference=None if seen is None else replace(seen, sites=tuple(site[-1:] for site in seen.sites)),
+        face_tokens=inputs.face_tokens[-1:],
+        audio_tokens=last(inputs.audio_tokens),
+        location=last(inputs.location),
+        portrait_latents=last(inputs.portrait_latents),
+        num_blind=0,
+        num_silent=0,
+    )
+
+
 def combine(velocity: Tensor, scale: float) -> Tensor:
     """[2B,…] unconditional and conditional → [B,…] guided: u + scale·(c - u)."""
     unconditional, conditional = velocity.chunk(2)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from joyhallo.sampling.guidance import combine
+from joyhallo.sampling.schedule import NUM_TIMESTEPS
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -21,6 +22,15 @@ def guided_velocity(velocity: Velocity, scale: float) -> Velocity:
         return combine(velocity(torch.cat([latents, latents]), timestep), scale)
 
     return guided
+
+
+def switched_velocity(first: Velocity, then: Velocity, end: float) -> Velocity:
+    """The first velocity for a share `end` of the way from noise (timestep 1000) to picture (0), then the other."""
+
+    def switched(latents: Tensor, timestep: Tensor) -> Tensor:
+        return (first if timestep >= (1 - end) * NUM_TIMESTEPS else then)(latents, timestep)
+
+    return switched
 
 
 def sample(velocity: Velocity, scheduler: Any, num_steps: int, noise: Tensor) -> Iterator[Tensor]:  # noqa: ANN401

@@ -4,8 +4,9 @@ from typing import Any
 
 from diffusers import DDIMScheduler
 
+NUM_TIMESTEPS = 1000
 SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": NUM_TIMESTEPS,
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "steps_offset": 1,

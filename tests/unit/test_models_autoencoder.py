@@ -1,0 +1,62 @@
+"""The small autoencoder computes what its layers say, whatever the memory layout of what it is given."""
+
+import torch
+from torch.nn import functional
+
+from joyhallo.models.autoencoder import PatchAutoencoder
+from joyhallo.models.latents import decode_latents, encode_pixels, to_frames
+
+
+def small():
+    torch.manual_seed(0)
+    model = PatchAutoencoder(4, widths=(8, 12, 16, 16), num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4).eval()
+    for parameter in model.parameters():  # biases and last layers begin at nothing
+        parameter.data.add_(0.03 * torch.randn_like(parameter))
+    return model
+
+
+def plainly(layers, x):
+    """The decoder's layers one after the other, written out."""
+    for layer in layers:
+        is_block = hasattr(layer, "conv2")
+        x = x + layer.conv2(functional.silu(layer.conv1(functional.silu(x)))) if is_block else layer(x)
+    return x
+
+
+@torch.no_grad()
+def test_decoding_is_the_sum_of_both_decoders():
+    model, latents = small(), torch.randn(3, 4, 2, 3)
+    expected = plainly(model.decoder, latents) + model.patch_decoder(latents)
+    decoded = model.decode(latents)
+    assert decoded.shape == (3, 3, 32, 48)
+    torch.testing.assert_close(decoded, expected, rtol=1e-5, atol=1e-5)
+    patches = model.patch_decoder(latents)
+    assert patches.std() > 0.05
+    torch.testing.assert_close(model.decode_patches(latents), patches, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_layout_in_memory_changes_no_bit():
+    model, pixels = small(), torch.rand(2, 3, 32, 48) * 2 - 1
+    latents = encode_pixels(model, pixels)
+    assert torch.equal(encode_pixels(model, pixels.contiguous(memory_format=torch.channels_last)), latents)
+    pictures = decode_latents(model, latents)
+    turned = latents.permute(1, 0, 2, 3).contiguous().transpose(0, 1)
+    assert torch.equal(decode_latents(model, turned), pictures)
+    torch.testing.assert_close(decode_latents(model, latents, num_at_once=1), pictures, rtol=1e-5, atol=1e-5)
+    frames = to_frames(pictures)
+    assert frames.shape == (2, 32, 48, 3)
+    expected = (pictures.permute(0, 2, 3, 1).double() * 127.5 + 127.5).round().numpy()
+    assert abs(frames - expected).max() <= 1
+
+
+def test_gradients_are_those_of_the_layers_written_out():
+    model, latents = small(), torch.randn(2, 4, 2, 2)
+    model.decode(latents).square().sum().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    (plainly(model.decoder, latents) + model.patch_decoder(latents)).square().sum().backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max() + 1))
