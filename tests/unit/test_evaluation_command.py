@@ -108,6 +108,21 @@ def test_mistakes_are_one_line(capsys, arguments, words):
     assert words in fails(capsys, *arguments, *output)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ours", "--metrics", "identity-likeness"], "identity-likeness compares with a portrait, and none was given"),
+        (["silent.mp4", "--metrics", "flicker", "Sync-C"], "Sync-C listens to the speech, and the video has no sound"),
+        (["silent.mp4", "--metrics", "lips", "always"], "lips listens to the speech"),
+        (["ours", "--metrics", "viseme-total"], "viseme-total: no video is named by its syllables"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_run(capsys, arguments, words):
+    write_film(Path("silent.mp4"), [np.zeros((32, 32, 3), np.uint8)] * 4, None)
+    assert words in fails(capsys, *arguments, "-o", "out")
+    assert not Path("out").exists()
+
+
 @needs_data
 def test_mistakes_with_faces_are_one_line(capsys):
     Image.new("RGB", (200, 200), "green").save("green.png")
@@ -116,4 +131,4 @@ def test_mistakes_with_faces_are_one_line(capsys):
         capsys, "ours", "--reference", "green.png", "--metrics", "likeness", "-o", "out"
     )
     write_film(Path("silent.mp4"), [np.zeros((32, 32, 3), np.uint8)] * 4, None)
-    assert "no face" in fails(capsys, "silent.mp4", "--metrics", "lip-sync", "-o", "out")
+    assert "no face" in fails(capsys, "silent.mp4", "--metrics", "motion", "-o", "out")

@@ -21,25 +21,10 @@ from joyhallo.evaluation.consistency import (
     measure_subject,
     resized,
 )
-from joyhallo.evaluation.film import Film
 from joyhallo.weights.checkpoint import CheckpointError
+from made_films import film_of
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-
-
-class Made(Film):
-    """A film of the frames in `made`."""
-
-    made: list[np.ndarray] = []  # noqa: RUF012
-
-    def frames(self):
-        return iter(self.made)
-
-
-def film_of(frames: list[np.ndarray]) -> Made:
-    film = Made("made.mp4", 25.0, len(frames), frames[0].shape[:2], None)
-    object.__setattr__(film, "made", frames)
-    return film
 
 
 def pictures(num: int, size: tuple[int, int] = (64, 96)) -> list[np.ndarray]:

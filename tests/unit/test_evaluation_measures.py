@@ -1,5 +1,6 @@
 """Measures of hand-made faces and pictures, whose answers are known."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -231,3 +232,16 @@ def test_films_stream_and_take_other_speech(tmp_path):
         open_film(write_film(tmp_path / "d.mp4", pictures[:1], None))
     with pytest.raises(AudioError, match="no sound"):
         open_film(path, speech=tmp_path / "c.mp4")
+
+
+def test_what_is_kept_of_a_frame_is_its_mesh_and_little_else():
+    """Temporary memory of a long film is that of a piece of it."""
+    peaks = []
+    for count in (500, 2000):
+        points = made_points(np.full(count, 0.1), np.full(count, 0.6), np.full(count, 2.0), still(count)).astype(np.float32)
+        tracemalloc.start()
+        hold_still(points)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    mesh_bytes = 478 * 3 * 4
+    assert (peaks[1] - peaks[0]) / 1500 < 1.5 * mesh_bytes

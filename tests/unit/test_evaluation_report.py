@@ -16,14 +16,14 @@ from joyhallo.evaluation.measures import Measure
 from joyhallo.evaluation.page import page_of, write_page
 from joyhallo.evaluation.report import Report, read_json, require_something, write_json
 from joyhallo.evaluation.suite import FilmReport
-from joyhallo.evaluation.viseme_scores import Event, score_events
+from joyhallo.evaluation.viseme_scores import Event, score_events, viseme_measures
 
 JPEG = b"\xff\xd8\xff\xe0 a picture \xff\xd9"
 
 
-def film(name: str, *measures: Measure) -> FilmReport:
+def film(name: str, *measures: Measure, events: tuple[Event, ...] = ()) -> FilmReport:
     loudness = np.linspace(-60, -20, 10)
-    return FilmReport(Path(f"{name}.mp4"), 10, 25.0, (64, 48), measures, loudness, (JPEG,))
+    return FilmReport(Path(f"{name}.mp4"), 10, 25.0, (64, 48), measures, loudness, (JPEG,), events)
 
 
 def system(values: list[float], weight: float = 1.0, name: str = "flicker") -> list[FilmReport]:
@@ -102,6 +102,63 @@ def test_systems_must_have_the_same_films(ours, theirs, words):
         compare([film(name, Measure("iqa", 1.0)) for name in ours], [film(name, Measure("iqa", 1.0)) for name in theirs])
 
 
+EVENTS = (Event("f", "ba1", "closed", "closed", 0.1), Event("f", "ba1", "open", "spread", 0.2))
+
+
+def spoken(name: str, **right: str) -> FilmReport:
+    """A film of the viseme test: for each class a 1 for every sound that was right and a 0 for every other."""
+    events = [
+        Event(name, "ba1", asked, asked if mark == "1" else "spread" if asked != "spread" else "open", 0.1)
+        for asked, marks in right.items()
+        for mark in marks
+    ]
+    return film(name, *viseme_measures(events), events=tuple(events))
+
+
+OURS = [spoken("a", closed="11", open="1"), spoken("b", closed="0"), spoken("c", open="0011"), spoken("d")]
+THEIRS = [spoken("a", closed="01", open="0"), spoken("b", closed="0"), spoken("c", open="0001"), spoken("d")]
+
+
+def test_the_viseme_total_is_a_mean_of_classes_and_not_of_films():
+    found = {summary.name: summary for summary in summaries(OURS)}
+    assert found["viseme_closed"].value == pytest.approx(2 / 3)  # of all sounds together
+    assert found["viseme_open"].value == pytest.approx(3 / 5)
+    assert found["viseme_total"].value == pytest.approx((2 / 3 + 3 / 5) / 2)
+    assert found["viseme_total"].value == pytest.approx(score_events([e for f in OURS for e in f.events]).total)
+    assert found["viseme_rounded"].value is None
+
+
+def test_the_difference_of_totals_is_that_of_the_totals_with_an_interval_over_films():
+    found = {pair.name: pair for pair in compare(OURS, THEIRS)}["viseme_total"]
+    assert found.ours == pytest.approx((2 / 3 + 3 / 5) / 2)
+    assert found.theirs == pytest.approx((1 / 3 + 1 / 5) / 2)
+    assert found.difference == pytest.approx(11 / 30)
+    assert found.num_pairs == 3  # the fourth has no sound of these classes
+    # By hand: of three films a, b, c drawn with repetition, the extremes are b alone (0) and a alone ((1/2 + 1) / 2).
+    assert 0 <= found.low < found.difference < found.high <= 0.75
+    assert found.low == pytest.approx(0)
+    assert found.high == pytest.approx(0.75)
+    many = [spoken(str(index), closed="1", open="01") for index in range(12)]
+    worse = [spoken(str(index), closed="0" if index % 2 else "1", open="01") for index in range(12)]
+    pair = {pair.name: pair for pair in compare(many, worse)}["viseme_total"]
+    assert pair.difference == pytest.approx(0.25)
+    # Of twelve films, Binomial(12, 1/2) / 12 / 2 are worse: its 2.5 and 97.5 percent points are 3 and 9 films.
+    assert (pair.low, pair.high) == (pytest.approx(3 / 24), pytest.approx(9 / 24))
+    assert pair.is_clear
+
+
+def test_differences_weigh_as_the_means_do():
+    ours = [film("a", Measure("subject", 0.9, weight=300)), film("b", Measure("subject", 0.5, weight=100))]
+    theirs = [film("a", Measure("subject", 0.8, weight=300)), film("b", Measure("subject", 0.9, weight=100))]
+    found = compare(ours, theirs)[0]
+    assert found.difference == pytest.approx(0.75 * 0.1 - 0.25 * 0.4)
+    # Three equal pairs of each: an interval of draws of nothing but one of them cannot be left.
+    ours, theirs = ([film(f"{f.name}{i}", *f.measures) for i in range(20) for f in system] for system in (ours, theirs))
+    wide = compare(ours, theirs)[0]
+    assert wide.difference == pytest.approx(found.difference)
+    assert -0.4 < wide.low < wide.difference < wide.high < 0.1
+
+
 def whole_report(against: bool = False) -> Report:
     curve = np.array([0.1, np.nan, 0.3, *[0.2] * 7])
     names = [f"clip {index} <&>" for index in range(4)]
@@ -112,12 +169,12 @@ def whole_report(against: bool = False) -> Report:
             Measure("lip_sync", 0.8, "correlation", curve=curve + 0.05),
             Measure("flicker", 0.2 * index, curve=curve),
             Measure("iqa", None, note="the weights are not here: joyhallo models pull metrics-quality"),
+            events=EVENTS if index == 0 else (),
         )
         for index, name in enumerate(names)
     ]
     others = [film(name, Measure("flicker", 1.0, curve=curve), Measure("lip_sync", 0.5)) for name in names if against]
-    events = [Event("f", "ba1", "closed", "closed", 0.1), Event("f", "ba1", "open", "spread", 0.2)]
-    return Report(tuple(films), "ours", "theirs" if against else "", tuple(others), score_events(events))
+    return Report(tuple(films), "ours", "theirs" if against else "", tuple(others))
 
 
 def test_reports_are_read_as_they_were_written(tmp_path):
@@ -127,7 +184,11 @@ def test_reports_are_read_as_they_were_written(tmp_path):
     assert content["against"] == "theirs"
     assert {d["name"]: d["num_pairs"] for d in content["differences"]} == {"flicker": 4, "lip_sync": 4}
     assert content["visemes"]["confusion"]["open"]["spread"] == 1
+    assert content["films"][0]["visemes"][1] == {
+        "film": "f", "syllable": "ba1", "asked": "open", "seen": "spread", "time_s": 0.2
+    }  # fmt: skip
     films = read_json(tmp_path / "report.json")
+    assert films[0].events == EVENTS
     assert [f.name for f in films] == [f.name for f in report.films]
     assert [m for f in films for m in f.measures] == [m for f in report.films for m in f.measures]
     first = films[0].measures[0].curve
@@ -196,6 +257,7 @@ def test_the_page_is_one_file_that_fetches_nothing(against, tmp_path):
         assert words in shown
     assert ("Against theirs" in shown) == against
     assert text.count("<svg") == 3 * 4  # the lips with what is asked of them, loudness, flicker
+    assert "open: ba1 spread at 0.20 s" in shown
     assert text.count('class="line b"') == (4 if against else 0)  # the second system's flicker
 
 

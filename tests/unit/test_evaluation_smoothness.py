@@ -4,23 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from joyhallo.evaluation.film import Film
 from joyhallo.evaluation.smoothness import differences, measure_smooth, measure_warp_error, smoothness
-
-
-class Made(Film):
-    """A film of the frames in `made`."""
-
-    made: list[np.ndarray] = []  # noqa: RUF012
-
-    def frames(self):
-        return iter(self.made)
-
-
-def film_of(frames: list[np.ndarray]) -> Made:
-    film = Made("made.mp4", 25.0, len(frames), frames[0].shape[:2], None)
-    object.__setattr__(film, "made", frames)
-    return film
+from made_films import film_of
 
 
 def grey(level: int) -> np.ndarray:

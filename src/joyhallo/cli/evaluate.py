@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from joyhallo.evaluation.catalogue import Metric
     from joyhallo.evaluation.columns import Column
     from joyhallo.evaluation.report import Report
+    from joyhallo.evaluation.viseme_scores import VisemeScores
 
 _SEVERAL = Parameter(consume_multiple=True, negative="")
 
@@ -50,14 +51,14 @@ def evaluate(
     pinyin
         What is said in the one video given, for the viseme test: 'ni3 hao3'. Videos named ba1.mp4, ni3hao3.mp4 need none.
     """
-    from joyhallo.evaluation.catalogue import choose_metrics
+    from joyhallo.evaluation.catalogue import asked_by_name, choose_metrics
     from joyhallo.evaluation.page import write_page
     from joyhallo.evaluation.report import write_json
     from joyhallo.evaluation.run import Request, run
 
     chosen = choose_metrics(metrics or [])
-    is_named = bool(metrics) and not {name.lower() for name in metrics or []} & {"all", "paper", "always"}
-    request = Request(tuple(videos), tuple(speech or ()), tuple(reference or ()), against, pinyin, is_named)
+    asked = tuple(asked_by_name(metrics or []))
+    request = Request(tuple(videos), tuple(speech or ()), tuple(reference or ()), against, pinyin, asked)
     report = run(request, chosen, output, _say)
     write_json(report, output / "report.json")
     write_page(report, output / "report.html")
@@ -82,6 +83,9 @@ def _show(report: Report, chosen: Sequence[Metric]) -> None:
     columns = columns_of({summary.name for summary in report.summaries if summary.value is not None} - paper)
     if columns:
         _table(console, report, columns)
+    for scores, system in ((report.visemes, report.title), (report.visemes_against, report.against_title)):
+        if scores is not None:
+            _confusion_table(console, scores, system)
     notes: dict[str, list[str]] = {}
     for summary in report.summaries:
         if summary.value is None:
@@ -118,6 +122,23 @@ def _table(console: Console, report: Report, columns: Sequence[Column]) -> None:
     for index, column in enumerate(columns):
         meaning = [column.meaning] if len(rows) == 1 else []
         table.add_row(column.heading, *(values[index] for _, values in rows), *meaning)
+    console.print(table)
+
+
+def _confusion_table(console: Console, scores: VisemeScores, system: str) -> None:
+    """A row for each class of sounds: what the lips did on them."""
+    from rich.table import Table
+
+    from joyhallo.evaluation.viseme_scores import SEEN
+
+    table = Table(title=f"What the lips of {system} did", title_justify="left")
+    for heading in ("asked for", *SEEN, "right"):
+        table.add_column(heading, justify="left" if heading == "asked for" else "right")
+    for asked, seen in scores.confusion.items():
+        score = scores.scores[asked]
+        table.add_row(asked, *(str(seen[name]) for name in SEEN), "–" if score is None else f"{score:.0%}")
+    table.add_section()
+    table.add_row("mean of the classes", *("" for _ in SEEN), "–" if scores.total is None else f"{scores.total:.0%}")
     console.print(table)
 
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning.anatomy import LEFT_EYE_OUTER, RIGHT_EYE_OUTER
+from joyhallo.conditioning.tflite import TfliteNetwork
 from joyhallo.errors import UserError
 
 DETECTOR_NAMES = ("face_detector.tflite", "face_detection_short_range.tflite")
@@ -58,8 +59,8 @@ class FaceMesh:
 
     def __init__(self, detector: bytes, mesh: bytes, *, num_threads: int = 1) -> None:
         """Takes the contents of the two tflite files; `from_path` reads them from disk."""
-        self._detector = _Network(detector, num_threads)
-        self._mesh = _Network(mesh, num_threads)
+        self._detector = TfliteNetwork(detector, num_threads)
+        self._mesh = TfliteNetwork(mesh, num_threads)
         cells = [
             ((column + 0.5) / grid, (row + 0.5) / grid)
             for grid, num_anchors in DETECTOR_GRIDS
@@ -164,26 +165,6 @@ class FaceMesh:
         landmarks = np.concatenate([points[:, :2] @ rotation.T + origin, points[:, 2:] * scale], axis=1)
         box = np.concatenate([landmarks[:, :2].min(0), landmarks[:, :2].max(0)])
         return Face(score, box.astype(np.float32), landmarks.astype(np.float32))
-
-
-class _Network:
-    """One tflite network with one picture as its input."""
-
-    def __init__(self, content: bytes, num_threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
-        self._interpreter.allocate_tensors()
-        details = self._interpreter.get_input_details()[0]
-        self._input_index = details["index"]
-        self.input_size = int(details["shape"][1])
-        self._output_indices = [d["index"] for d in self._interpreter.get_output_details()]
-
-    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """All outputs for `pixels` [1, S, S, 3] float32."""
-        self._interpreter.set_tensor(self._input_index, pixels)
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._output_indices]
 
 
 def _check_image(image: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.similarity import fit_similarity
 from joyhallo.errors import UserError
 from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME, mel_filters
 
@@ -26,10 +27,6 @@ CONTEXT = 6  # frames of sound on either side that a prediction hears
 NUM_BANDS = 26
 PENALTY = 1000.0  # of the ridge regression, on standardised bands
 
-# Nose bridge, eye corners, forehead, temples: points that speech does not move.
-_RIGID = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 10, 151, 9, 8, 127, 356, 234, 454)
-_GAP_PAIRS = ((13, 14), (82, 87), (312, 317), (81, 178), (311, 402))
-_INNER_RING = anatomy.INNER_UPPER_LIP + anatomy.INNER_LOWER_LIP[-2:0:-1]
 _FFT, _WINDOW, _HOP = 512, 400, 160
 _LEVEL = 0.05  # that recordings are brought to (root mean square)
 
@@ -138,11 +135,11 @@ def lip_measures(points: np.ndarray) -> np.ndarray:
     `points` [F, K, 3]. The unit is the distance between the outer corners of the eyes.
     """
     face = _rigid_free(points.astype(np.float64))
-    gap = np.mean([face[:, low, 1] - face[:, high, 1] for high, low in _GAP_PAIRS], axis=0)
+    gap = np.mean([face[:, low, 1] - face[:, high, 1] for high, low in anatomy.LIP_GAP_PAIRS], axis=0)
     width = np.linalg.norm(face[:, anatomy.LEFT_MOUTH_CORNER] - face[:, anatomy.RIGHT_MOUTH_CORNER], axis=-1)
     height = face[:, 17, 1] - face[:, 0, 1]
     nose = face[:, anatomy.NOSE_TIP, 1]
-    x, y = face[:, _INNER_RING, 0], face[:, _INNER_RING, 1]
+    x, y = face[:, anatomy.INNER_LIP_RING, 0], face[:, anatomy.INNER_LIP_RING, 1]
     area = 0.5 * np.abs((x * np.roll(y, 1, 1) - y * np.roll(x, 1, 1)).sum(1))
     jaw, lower, upper = (face[:, index, 1] - nose for index in (anatomy.CHIN, 14, 13))
     return np.stack([gap, width, height, jaw, lower, upper, area, height / width], axis=1)
@@ -178,11 +175,11 @@ def _rigid_free(points: np.ndarray) -> np.ndarray:
 
     There x points from the right eye to the left one, y from the forehead to the chin, and the eyes' outer corners are 1 apart.
     """
-    rigid = points[:, _RIGID]
+    rigid = points[:, anatomy.RIGID]
     template = rigid[0]
     for _ in range(2):  # the mean of faces laid on the first one, then on that mean
-        template = np.mean([_fitted(frame, frame, template) for frame in rigid], axis=0)
-    right, left, forehead, nose = (template[_RIGID.index(index)] for index in (33, 263, 10, 1))
+        template = fit_similarity(rigid, template).apply(rigid).mean(0)
+    right, left, forehead, nose = (template[anatomy.RIGID.index(index)] for index in (33, 263, 10, 1))
     across = left - right
     x = across / np.linalg.norm(across)
     down = nose - forehead
@@ -190,14 +187,4 @@ def _rigid_free(points: np.ndarray) -> np.ndarray:
     y /= np.linalg.norm(y)
     axes = np.stack([x, y, np.cross(x, y)])
     template = (template - template.mean(0)) @ axes.T / np.linalg.norm(across)
-    return np.stack([_fitted(frame, part, template) for frame, part in zip(points, rigid, strict=True)])
-
-
-def _fitted(points: np.ndarray, rigid: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """Points [N, 3] under the similarity that brings `rigid` [R, 3] closest to `template` (Umeyama 1991)."""
-    source_mean, target_mean = rigid.mean(0), template.mean(0)
-    source, target = rigid - source_mean, template - target_mean
-    left, values, right = np.linalg.svd(target.T @ source)
-    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
-    scale = (values * signs).sum() / np.square(source).sum()
-    return scale * (points - source_mean) @ (left * signs @ right).T + target_mean
+    return fit_similarity(rigid, template).apply(points)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from joyhallo.errors import UserError
-from joyhallo.evaluation.measures import Measure
 from joyhallo.evaluation.suite import FilmReport
+from joyhallo.evaluation.viseme_scores import ASKED
 
 _NUM_DRAWS = 10_000
 _COVERAGE = 0.95
+_PARTS = {"viseme_total": tuple(f"viseme_{asked}" for asked in ASKED)}  # a mean of classes, and not of films
 MIN_PAIRS = 3  # with fewer an interval would only pretend
 
 
@@ -19,7 +20,7 @@ class Summary:
     """One column over all films."""
 
     name: str
-    value: float | None  # the weighted mean of the films that have a value
+    value: float | None  # the weighted mean of the films that have a value; of a total, the mean of its classes
     num_films: int  # that have one
     note: str = ""  # why others, or all, have none
 
@@ -52,18 +53,11 @@ def summaries(reports: Sequence[FilmReport]) -> list[Summary]:
     result = []
     for name in sorted(measure_names(reports)):
         found = [measure for report in reports for measure in report.measures if measure.name == name]
-        valued = [measure for measure in found if measure.value is not None]
         note = next((measure.note for measure in found if measure.value is None), "")
-        result.append(Summary(name, _mean(valued), len(valued), note))
+        table = np.array([[_value_and_weight(report, part) for part in _PARTS.get(name, (name,))] for report in reports])
+        value = float(_means(table[None, ..., None, :])[0, 0]) if table[..., 1].any() else None
+        result.append(Summary(name, value, sum(measure.value is not None for measure in found), note))
     return result
-
-
-def _mean(measures: Sequence[Measure]) -> float | None:
-    if not measures:
-        return None
-    values = [measure.value or 0.0 for measure in measures]
-    weights = [measure.weight for measure in measures]
-    return float(np.average(values, weights=weights)) if sum(weights) > 0 else float(np.mean(values))
 
 
 def compare(ours: Sequence[FilmReport], theirs: Sequence[FilmReport], seed: int = 0) -> list[Difference]:
@@ -97,24 +91,32 @@ def require_pairs(ours: Sequence[str], theirs: Sequence[str]) -> None:
 
 
 def _difference(name: str, pairs: Sequence[tuple[FilmReport, FilmReport]], seed: int) -> Difference:
-    rows = []
-    for pair in pairs:
-        found = [next((m for m in report.measures if m.name == name and m.value is not None), None) for report in pair]
-        if found[0] is not None and found[1] is not None:
-            rows.append((found[0].value, found[1].value, found[0].weight, found[1].weight))
-    if not rows:
+    """The table is [pairs, parts, 2 systems, value and weight]; what only one film of a pair has does not count."""
+    rows = [[[_value_and_weight(film, part) for film in pair] for part in _PARTS.get(name, (name,))] for pair in pairs]
+    table = np.array(rows)
+    table[~(table[..., 1] > 0).all(-1)] = 0.0
+    table = table[table[..., 1].any(axis=(1, 2))]
+    if not len(table):
         return Difference(name, None, None, None, None, None, 0)
-    table = np.array(rows, np.float64)
-    means = _weighted(table[None])[0]
+    ours, theirs = (float(mean) for mean in _means(table[None])[0])
     low = high = None
-    if len(rows) >= MIN_PAIRS:
-        draws = np.random.default_rng(seed).integers(len(rows), size=(_NUM_DRAWS, len(rows)))
-        drawn = np.concatenate([np.diff(_weighted(table[part]), axis=1) for part in np.array_split(draws, 20)])
-        low, high = (-float(v) for v in np.percentile(drawn, [50 + 50 * _COVERAGE, 50 - 50 * _COVERAGE]))
-    return Difference(name, float(means[0]), float(means[1]), float(means[0] - means[1]), low, high, len(rows))
+    if len(table) >= MIN_PAIRS:
+        draws = np.random.default_rng(seed).integers(len(table), size=(_NUM_DRAWS, len(table)))
+        means = np.concatenate([_means(table[part]) for part in np.array_split(draws, 20)])
+        tails = 50 - 50 * _COVERAGE, 50 + 50 * _COVERAGE
+        low, high = (float(edge) for edge in np.percentile(means[:, 0] - means[:, 1], tails))
+    return Difference(name, ours, theirs, ours - theirs, low, high, len(table))
 
 
-def _weighted(tables: np.ndarray) -> np.ndarray:
-    """Means [D, 2] of both systems in tables [D, pairs, 4] of values and weights."""
-    values, weights = tables[..., :2], tables[..., 2:]
-    return (values * weights).sum(1) / np.maximum(weights.sum(1), 1e-12)
+def _value_and_weight(film: FilmReport, name: str) -> tuple[float, float]:
+    """Of one measure; both 0 where the film has no value."""
+    found = next((m for m in film.measures if m.name == name and m.value is not None), None)
+    return (0.0, 0.0) if found is None or found.value is None else (found.value, found.weight)
+
+
+def _means(tables: np.ndarray) -> np.ndarray:
+    """Means [D, systems] in tables [D, films, parts, systems, value and weight]: over films by weight, then over parts."""
+    values, weights = tables[..., 0], tables[..., 1]
+    total = weights.sum(1)  # [D, parts, systems]
+    means = (values * weights).sum(1) / np.where(total > 0, total, 1)
+    return means.sum(1) / (total > 0).sum(1)

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.similarity import fit_similarity
 
-# Nose bridge, eye corners, forehead and temples: what the jaw, the lips and the lids do not move.
-_RIGID = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 10, 151, 9, 8, 127, 356, 234, 454)
 _NUM_ROUNDS = 3
+_PIECE_FRAMES = 250  # at once: temporary memory must not grow with the film
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
     """A face over time; rows are NaN where no face was found."""
 
-    shape: np.ndarray  # [N, K, 3] held still: x to the person's left, y down, z away from the camera; 0 between the eyes
+    shape: (
+        np.ndarray
+    )  # [N, K, 3] float32, held still: x to the person's left, y down, z away from the camera; 0 between the eyes
     turn_deg: np.ndarray  # [N, 3] rotation vectors against the film's mean: about x (nod), y (shake), z (tilt)
     place: np.ndarray  # [N, 2] where the head is in the picture, x and y in eye distances
     eye_distance_px: float  # the film's mean
@@ -27,49 +29,31 @@ class Head:
 
 def hold_still(points: np.ndarray) -> Head:
     """Fit every frame of `points` [N, K, 3] (pixels; NaN rows allowed, at least one without) to the film's own mean face."""
-    seen = np.isfinite(points[:, 0, 0])
-    faces = points[seen].astype(np.float64)
-    rigid = list(_RIGID)
-    template = _upright(faces[0])[rigid]
+    seen = np.flatnonzero(np.isfinite(points[:, 0, 0]))
+    rigid = list(anatomy.RIGID)
+    pieces = np.array_split(seen, -(-len(seen) // _PIECE_FRAMES))
+    template = _upright(points[seen[0]].astype(np.float64))[rigid]
     for _ in range(_NUM_ROUNDS):  # the mean of the aligned faces, aligned again: no single frame decides
-        fits = _fit(faces[:, rigid], template)
-        template = _upright(_apply(fits, faces).mean(0))[rigid]
-    fits = _fit(faces[:, rigid], template)
-    distances = np.linalg.norm(faces[:, anatomy.LEFT_EYE_OUTER] - faces[:, anatomy.RIGHT_EYE_OUTER], axis=1)
-    eye_distance_px = float(distances.mean())
-    centres = faces[:, rigid, :2].mean(1) / eye_distance_px
-    result = [np.full((len(points), *part), np.nan) for part in (faces.shape[1:], (3,), (2,))]
-    turns = _rotation_vectors(np.swapaxes(fits.rotation, 1, 2))
-    for whole, part in zip(result, (_apply(fits, faces), np.degrees(turns), centres), strict=True):
-        whole[seen] = part
-    return Head(result[0], result[1], result[2], eye_distance_px)
+        total = np.zeros(points.shape[1:])
+        for piece in pieces:
+            total += _held(points[piece], template).sum(0)
+        template = _upright(total / len(seen))[rigid]
+    shape = np.full(points.shape, np.nan, np.float32)
+    turn_deg, place = np.full((len(points), 3), np.nan), np.full((len(points), 2), np.nan)
+    for piece in pieces:
+        shape[piece] = _held(points[piece], template)
+    faces = points[seen][:, rigid].astype(np.float64)
+    turn_deg[seen] = np.degrees(_rotation_vectors(np.swapaxes(fit_similarity(faces, template).rotation, 1, 2)))
+    across = points[seen, anatomy.LEFT_EYE_OUTER].astype(np.float64) - points[seen, anatomy.RIGHT_EYE_OUTER]
+    eye_distance_px = float(np.linalg.norm(across, axis=1).mean())
+    place[seen] = faces[..., :2].mean(1) / eye_distance_px
+    return Head(shape, turn_deg, place, eye_distance_px)
 
 
-@dataclass(frozen=True, eq=False)
-class _Fits:
-    """Similarities from every frame to the template: y = scale · rotation · (x − centre) + target."""
-
-    scale: np.ndarray  # [N]
-    rotation: np.ndarray  # [N, 3, 3]
-    centre: np.ndarray  # [N, 3]
-    target: np.ndarray  # [3]
-
-
-def _fit(faces: np.ndarray, template: np.ndarray) -> _Fits:
-    """Least squares for each of [N, R, 3] → [R, 3], without reflection (Umeyama 1991)."""
-    centre, target = faces.mean(1), template.mean(0)
-    moved, wanted = faces - centre[:, None], template - target
-    left, sizes, right = np.linalg.svd(np.einsum("ri,nrj->nij", wanted, moved))
-    sign = np.sign(np.linalg.det(left @ right))
-    left[:, :, 2] *= sign[:, None]
-    sizes[:, 2] *= sign
-    scale = sizes.sum(1) / (moved**2).sum((1, 2))
-    return _Fits(scale, left @ right, centre, target)
-
-
-def _apply(fits: _Fits, faces: np.ndarray) -> np.ndarray:
-    turned = np.einsum("nij,nkj->nki", fits.rotation, faces - fits.centre[:, None])
-    return fits.scale[:, None, None] * turned + fits.target
+def _held(points: np.ndarray, template: np.ndarray) -> np.ndarray:
+    """Faces [M, K, 3] laid on the rigid points [R, 3] of a template, float64."""
+    faces = points.astype(np.float64)
+    return fit_similarity(faces[:, list(anatomy.RIGID)], template).apply(faces)
 
 
 def _upright(face: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from joyhallo.errors import UserError
-from joyhallo.evaluation.columns import Column, columns_of
-from joyhallo.evaluation.corpus import Difference, measure_names
+from joyhallo.evaluation.columns import PAPER, Column, columns_of
+from joyhallo.evaluation.corpus import Difference, measure_names, summaries
 from joyhallo.evaluation.curves import Line, draw
 from joyhallo.evaluation.report import Report
 from joyhallo.evaluation.suite import FilmReport
@@ -29,18 +29,22 @@ _STYLE = """
 --a:#6ea8ff;--b:#f0a35e;--good:#5fce8d;--bad:#ff8a80}}
 body{margin:0 auto;max-width:1180px;padding:24px;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 h1{font-size:1.5em;margin:0}h2{font-size:1.15em;margin:2em 0 .4em}h3{font-size:1em;margin:1.8em 0 .3em}
-p,.soft{color:var(--soft)}.scroll{overflow-x:auto}
+p,.soft{color:var(--soft);overflow-wrap:anywhere}p b{color:var(--ink);font-weight:600}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}th{font-weight:600}
 th,td{padding:4px 12px 4px 0;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
-td.note{white-space:normal;text-align:left;color:var(--soft);max-width:46em}
-td.cell{text-align:center;min-width:4.5em;background:color-mix(in srgb,var(--a) var(--share),transparent)}
+td.note{white-space:normal;text-align:left;color:var(--soft);padding-left:14px}
+td.cell{text-align:center;min-width:4em;padding:4px 6px;background:color-mix(in srgb,var(--a) var(--share),transparent)}
 .good{color:var(--good)}.bad{color:var(--bad)}.key-a{color:var(--a)}.key-b{color:var(--b)}
+td.cell+td:last-child{padding-left:14px}details{margin-top:.6em}summary{cursor:pointer;color:var(--soft)}
 .frames{display:flex;gap:4px;flex-wrap:wrap}.frames img{height:132px;border-radius:4px}
-.curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(420px,1fr));gap:6px 24px}
+.curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(420px,100%),1fr));gap:6px 24px}
 figure{margin:8px 0}figcaption{font-size:.87em}
 svg{width:100%;height:auto}svg text{font-size:10px;fill:var(--soft)}.axis{fill:none;stroke:var(--rule)}
 .line{fill:none;stroke-width:1.4;stroke-linejoin:round}.line.a{stroke:var(--a)}.line.b{stroke:var(--b)}.line.c{stroke:var(--soft)}
+@media(max-width:640px){body{padding:14px}.frames img{height:96px}
+.means tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid var(--rule)}
+.means td{border:0}.means td.note{grid-column:1/-1;padding:0 0 6px;font-size:.87em}}
 """
 
 
@@ -62,14 +66,19 @@ def page_of(report: Report) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
         f"<title>Evaluation of {escape(report.title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{escape(report.title)}</h1>",
+        f"<h1>Evaluation of {escape(report.title)}</h1>",
         f"<p>{count} video{'s' if count != 1 else ''}, {sum(film.num_frames for film in report.films)} frames</p>",
+        _paper(report),
         _means(report),
     ]
     if report.differences:
         parts.append(_differences(report.differences, report.title, report.against_title))
-    if report.visemes is not None:
-        parts.append(_visemes(report.visemes))
+    for scores, films, title in (
+        (report.visemes, report.films, report.title),
+        (report.visemes_against, report.against, report.against_title),
+    ):
+        if scores is not None:
+            parts.append(_visemes(scores, films, title if report.against else ""))
     if count > 1:
         parts.append(_all_films(report))
     others = {film.name: film for film in report.against}
@@ -80,22 +89,39 @@ def page_of(report: Report) -> str:
     return "\n".join([*parts, "</body></html>"])
 
 
-def _means(report: Report) -> str:
-    """One row per column: the mean over films and what it means."""
+def _paper(report: Report) -> str:
+    """The columns of the paper's tables, a row for each system; nothing where none was asked for."""
+    if not measure_names(report.films) & {column.name for column in PAPER}:
+        return ""
+    systems = [(report.title, report.summaries)]
+    if report.against:
+        systems.append((report.against_title, tuple(summaries(report.against))))
     rows = []
+    for title, means in systems:
+        known = {summary.name: summary.value for summary in means}
+        values = [(column, known.get(column.name)) for column in PAPER]
+        cells = "".join(f"<td>{'–' if value is None else _text(column, value)}</td>" for column, value in values)
+        rows.append(f"<tr><td>{escape(title)}</td>{cells}</tr>")
+    head = "".join(f"<th>{escape(column.heading)}</th>" for column in PAPER)
+    return f'<h2>The paper\'s columns</h2><div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _means(report: Report) -> str:
+    """One row for each column that has a value, with what it means; below, why others have none."""
+    rows, lacking = [], {}
     for column in columns_of(measure_names(report.films)):
         summary = report.summary(column.name)
         if summary.value is None:
-            rows.append(_row(column.heading, "–", "", summary.note))
-        else:
-            held = "" if summary.num_films == len(report.films) else f"{summary.num_films} of {len(report.films)} videos"
-            rows.append(_row(column.heading, _text(column, summary.value), held, column.meaning))
-    head = "<tr><th>Measure</th><th>Mean</th><th></th><th></th></tr>"
-    return f'<h2>Means</h2><div class="scroll"><table>{head}{"".join(rows)}</table></div>'
-
-
-def _row(title: str, value: str, held: str, note: str) -> str:
-    return f'<tr><td>{escape(title)}</td><td>{value}</td><td>{held}</td><td class="note">{escape(note)}</td></tr>'
+            lacking.setdefault(summary.note, []).append(column.title)
+            continue
+        is_part = summary.num_films < len(report.films)
+        held = f" ({summary.num_films} of {len(report.films)} videos)" if is_part else ""
+        value = _text(column, summary.value)
+        note = escape(column.meaning + held)
+        rows.append(f'<tr><td>{escape(column.heading)}</td><td>{value}</td><td class="note">{note}</td></tr>')
+    table = f'<h2>Means</h2><table class="means">{"".join(rows)}</table>' if rows else ""
+    notes = "".join(f"<p><b>{escape(', '.join(titles))}</b>: {escape(note)}</p>" for note, titles in lacking.items())
+    return table + (f"<h2>Not computed</h2>{notes}" if notes else "")
 
 
 def _differences(differences: Sequence[Difference], ours: str, theirs: str) -> str:
@@ -125,7 +151,7 @@ def _differences(differences: Sequence[Difference], ours: str, theirs: str) -> s
     )
 
 
-def _visemes(scores: VisemeScores) -> str:
+def _visemes(scores: VisemeScores, films: Sequence[FilmReport], system: str) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("asked for", *SEEN, "right"))
     rows = []
     for asked, seen in scores.confusion.items():
@@ -135,7 +161,20 @@ def _visemes(scores: VisemeScores) -> str:
         rows.append(f"<tr><td>{asked}</td>{''.join(cells)}<td>{'–' if score is None else f'{score:.0%}'}</td></tr>")
     total = "–" if scores.total is None else f"{scores.total:.0%}"
     note = f"Rows: what the sound asks of the lips. Columns: what they did. Total {total}, the mean of the classes."
-    return f'<h2>Mandarin visemes</h2><p>{note}</p><div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return (
+        f"<h2>Mandarin visemes{escape(f' of {system}' if system else '')}</h2><p>{note}</p>"
+        f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>{_mistakes(films)}'
+    )
+
+
+def _mistakes(films: Sequence[FilmReport]) -> str:
+    """The sounds whose shape was missed, by class, folded up."""
+    missed: dict[str, list[str]] = {}
+    for event in (event for film in films for event in film.events if not event.is_right):
+        seen = "" if event.asked == "apart" else f" {event.seen}"
+        missed.setdefault(event.asked, []).append(f"{event.syllable}{seen} at {event.time_s:.2f} s")
+    lines = "".join(f"<p>{asked}: {escape(', '.join(found))}</p>" for asked, found in missed.items())
+    return f"<details><summary>What was missed</summary>{lines}</details>" if lines else ""
 
 
 def _all_films(report: Report) -> str:

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from joyhallo.evaluation.columns import columns_of
 from joyhallo.evaluation.corpus import Difference, Summary, compare, measure_names, summaries
 from joyhallo.evaluation.measures import Measure
 from joyhallo.evaluation.suite import FilmReport
-from joyhallo.evaluation.viseme_scores import VisemeScores
+from joyhallo.evaluation.viseme_scores import Event, VisemeScores, score_events
 from joyhallo.media.files import require_file, written_whole
 
 VERSION = 1
@@ -28,19 +28,23 @@ class Report:
     title: str
     against_title: str = ""
     against: tuple[FilmReport, ...] = ()
-    visemes: VisemeScores | None = None
     summaries: tuple[Summary, ...] = field(init=False)
     differences: tuple[Difference, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Raises UserError when `against` has not the same names as `films`."""
-        found = summaries(self.films)
-        if self.visemes is not None:  # of all events at once: every class counts the same
-            found = [replace(s, value=self.visemes.total) if s.name == "viseme_total" else s for s in found]
-        object.__setattr__(self, "summaries", tuple(found))
-        pairs = compare(self.films, self.against) if self.against else []
-        # The total is a mean of classes and not of films: its classes are compared.
-        object.__setattr__(self, "differences", tuple(pair for pair in pairs if pair.name != "viseme_total"))
+        object.__setattr__(self, "summaries", tuple(summaries(self.films)))
+        object.__setattr__(self, "differences", tuple(compare(self.films, self.against) if self.against else ()))
+
+    @property
+    def visemes(self) -> VisemeScores | None:
+        """All events of the viseme test together; None without any."""
+        return _scores(self.films)
+
+    @property
+    def visemes_against(self) -> VisemeScores | None:
+        """The other system's."""
+        return _scores(self.against)
 
     @property
     def names(self) -> list[str]:
@@ -62,14 +66,16 @@ def write_json(report: Report, path: Path) -> None:
     content = {
         "version": VERSION,
         "title": report.title,
-        "means": [_plain(summary) for summary in report.summaries],
+        "means": [asdict(summary) for summary in report.summaries],
         "films": [_film(film) for film in report.films],
     }
     if report.visemes is not None:
-        content["visemes"] = _plain(report.visemes)
+        content["visemes"] = asdict(report.visemes)
     if report.against:
         content["against"] = report.against_title
-        content["differences"] = [_plain(difference) for difference in report.differences]
+        content["differences"] = [{**asdict(pair), "is_clear": pair.is_clear} for pair in report.differences]
+        if report.visemes_against is not None:
+            content["visemes_against"] = asdict(report.visemes_against)
     with written_whole(path, "report", UserError) as temporary:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
 
@@ -93,7 +99,7 @@ def read_json(path: Path) -> list[FilmReport]:
         raise UserError(f"'{path}' is no report of `joyhallo evaluate`: give a folder of videos or of such a report") from error
 
 
-def require_something(films: Sequence[FilmReport], wanted: set[str]) -> None:
+def require_something(films: Sequence[FilmReport], wanted: Collection[str]) -> None:
     """Check that each measure in `wanted` was asked for with success: that some film has a value for one of them.
 
     Raises
@@ -113,6 +119,7 @@ def _film(film: FilmReport) -> dict[str, object]:
         "fps": film.fps,
         "size": list(film.size),
         "measures": [_measure(measure) for measure in film.measures],
+        **({"visemes": [asdict(event) for event in film.events]} if film.events else {}),
     }
 
 
@@ -131,12 +138,15 @@ def _read_film(plain: dict) -> FilmReport:
         for m in plain["measures"]
     )
     height, width = plain["size"]
-    return FilmReport(Path(plain["path"]), int(plain["num_frames"]), float(plain["fps"]), (height, width), measures)
+    events = tuple(Event(**event) for event in plain.get("visemes", ()))
+    size = int(height), int(width)
+    return FilmReport(Path(plain["path"]), int(plain["num_frames"]), float(plain["fps"]), size, measures, events=events)
 
 
 def _curve(values: list[float | None] | None) -> np.ndarray | None:
     return None if values is None else np.array([np.nan if v is None else v for v in values], np.float64)
 
 
-def _plain(record: Summary | Difference | VisemeScores) -> dict[str, object]:
-    return {name: value for name, value in vars(record).items() if not isinstance(value, np.ndarray)}
+def _scores(films: Sequence[FilmReport]) -> VisemeScores | None:
+    events = [event for film in films for event in film.events]
+    return score_events(events) if events else None

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joyhallo.errors import UserError
-from joyhallo.evaluation.catalogue import VISEMES, Metric
+from joyhallo.evaluation.catalogue import VISEMES, Asked, Metric
 from joyhallo.evaluation.corpus import require_pairs
 from joyhallo.evaluation.film import open_film
 from joyhallo.evaluation.pinyin import Syllable, read_sentence, syllables_of_name
 from joyhallo.evaluation.portrait_likeness import Likeness, read_likeness
 from joyhallo.evaluation.report import FILE_NAME, Report, read_json, require_something
 from joyhallo.evaluation.suite import FilmReport, Subject, Tools, evaluate_film
-from joyhallo.evaluation.viseme_scores import score_events
 from joyhallo.media.files import require_file
+from joyhallo.media.video import probe_video
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 Say = Callable[[str], None]
@@ -28,7 +28,7 @@ class Request:
     references: tuple[Path, ...] = ()  # likewise
     against: Path | None = None
     pinyin: str | None = None
-    is_chosen: bool = False  # the metrics were named: then each must give something
+    asked: tuple[Asked, ...] = ()  # metrics that were named: each must give something
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def run(request: Request, metrics: Sequence[Metric], output: Path, say: Say) -> 
         was asked for by name can be computed for no film.
     """
     jobs = _jobs(request)
-    if request.is_chosen and VISEMES in metrics and not any(job.syllables for job in jobs):
-        raise UserError("visemes: no video is named by its syllables (ba1.mp4, ni3hao3.mp4): rename them, or give --pinyin")
+    _require_material(request, jobs)
     films_against: list[FilmReport] = []
     jobs_against: list[_Job] = []
     if request.against is not None:
@@ -59,13 +58,30 @@ def run(request: Request, metrics: Sequence[Metric], output: Path, say: Say) -> 
     references = _references([*jobs, *jobs_against], tools)
     films = [_evaluate(job, metrics, tools, references, say) for job in jobs]
     films_against += [_evaluate(job, metrics, tools, references, say) for job in jobs_against]
-    if request.is_chosen:
-        for metric in metrics:
-            require_something(films, set(metric.names))
-    events = [event for film in films for event in film.events]
+    for asked in request.asked:
+        require_something(films, asked.names)
     title = _title(request.videos)
     against_title = "" if request.against is None else _other_title(request.against, title)
-    return Report(tuple(films), title, against_title, tuple(films_against), score_events(events) if events else None)
+    return Report(tuple(films), title, against_title, tuple(films_against))
+
+
+def _require_material(request: Request, jobs: Sequence[_Job]) -> None:
+    """Check, before anything is computed, that what was asked for by name is not impossible from the start.
+
+    Raises
+    ------
+    UserError : a portrait, a recording or syllables are needed and were not given.
+    """
+    for asked in request.asked:
+        if asked.needs_portrait and not request.references:
+            raise UserError(f"{asked.word} compares with a portrait, and none was given: name it with --reference")
+        if asked.needs_sound and not request.speech and not any(probe_video(job.video).has_audio for job in jobs):
+            count = "the video has" if len(jobs) == 1 else f"none of the {len(jobs)} videos has"
+            raise UserError(f"{asked.word} listens to the speech, and {count} no sound: give a recording with --speech")
+        if asked.names & set(VISEMES.names) and not any(job.syllables for job in jobs):
+            raise UserError(
+                f"{asked.word}: no video is named by its syllables (ba1.mp4, ni3hao3.mp4): rename them, or give --pinyin"
+            )
 
 
 def _evaluate(job: _Job, metrics: Sequence[Metric], tools: Tools, references: dict[Path, Likeness], say: Say) -> FilmReport:
