@@ -2,7 +2,9 @@
 
 Clients hand in jobs over HTTP while the process is killed (or, now and then, asked to stop) at random moments and started
 again. At the end every job has run to its end once, and no client can open the job of another. The weights are drawn, not
-trained: what is measured is the service. Then: requests per second and latency of `status`, and the time between two jobs.
+trained (`--model` for others): what is measured is the service. Then: requests per second and latency of `status`, the time
+between two jobs, and of a job itself. With `--hostile 1000` so many uploads that are none follow: none may be answered with
+5xx, leave a file, or make the processes grow.
 """
 
 import argparse
@@ -11,11 +13,13 @@ import json
 import random
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +130,7 @@ def check(folder: Path, service: Service, tickets: dict) -> dict:
     resumed = sum("went on after clip" in job.note for job in jobs.values())
     ran = sorted(jobs.values(), key=lambda job: job.finished_s)
     between = [after.started_s - before.finished_s for before, after in itertools.pairwise(ran)]
+    took = sorted(job.finished_s - job.started_s for job in jobs.values())
     listed = list(tickets.values())
     foreign = [
         httpx.get(f"{service.url}/v1/jobs/{a.id}", headers={"X-Job-Secret": b.secret}).status_code
@@ -142,6 +147,81 @@ def check(folder: Path, service: Service, tickets: dict) -> dict:
         "kills": service.num_kills,
         "foreign_secrets_refused": foreign.count(404),
         "between_two_jobs_s_median": round(statistics.median(between), 3),
+        "one_job_s_median": round(statistics.median(took), 3),
+        "one_job_s_longest": round(took[-1], 3),
+    }
+
+
+def hostile(draw: random.Random, portrait: bytes, speech: bytes) -> tuple[bytes, bytes]:
+    """A portrait and a speech of which one at least is damaged, lies about itself, or is something else."""
+
+    def damaged(given: bytes) -> bytes:
+        broken = bytearray(given[: draw.randrange(20, len(given))] if draw.random() < 0.5 else given)
+        for _ in range(draw.randrange(1, 40)):
+            broken[draw.randrange(4, len(broken))] = draw.randrange(256)
+        return bytes(broken)
+
+    huge = struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0)
+    pictures = [
+        b"\x89PNG\r\n\x1a\n" + huge + struct.pack(">I", zlib.crc32(huge[4:])) + portrait[33:],
+        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+        b"GIF89a" + draw.randbytes(500),
+        b"PK\x03\x04" + bytes(1000),
+        draw.randbytes(5000),
+        b"\xff\xd8\xff\xe0" + draw.randbytes(3000),
+    ]
+    sounds = [
+        b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+        b"ffconcat version 1.0\nfile /etc/passwd\n",
+        b"RIFF\xff\xff\xff\xffWAVEfmt " + draw.randbytes(2000),
+        b"\x00\x00\x00\x20ftypisom" + draw.randbytes(3000),
+        b"OggS" + draw.randbytes(3000),
+        draw.randbytes(5000),
+    ]
+    kind = draw.randrange(4)
+    if kind == 0:
+        return damaged(portrait), draw.choice([speech, damaged(speech)])
+    return (portrait, draw.choice(sounds)) if kind == 1 else (draw.choice(pictures), draw.choice([speech, *sounds]))
+
+
+def processes_of(pid: int) -> dict[str, float]:
+    """Megabytes of the service and of its children together, and files that the service holds open."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    texts = [Path(f"/proc/{each}/status").read_text() for each in (str(pid), *children)]
+    megabytes = sum(int(text.split("VmRSS:")[1].split()[0]) for text in texts) / 1024
+    return {"mb": round(megabytes, 1), "files": len(list(Path(f"/proc/{pid}/fd").iterdir()))}
+
+
+def besiege(service: Service, folder: Path, num: int, files: tuple[Path, Path], draw: random.Random) -> dict[str, Any]:
+    """Send hostile uploads, four at a time; what they did."""
+    import httpx
+
+    good = [path.read_bytes() for path in files]
+    statuses: dict[int, int] = {}
+    given = [hostile(draw, *good) for _ in range(num)]
+    marks: list[dict[str, float]] = []
+
+    def send(own: list[tuple[bytes, bytes]]) -> None:
+        with httpx.Client(base_url=service.url, timeout=600) as client:
+            for portrait, speech in own:
+                parts = {"portrait": ("a", portrait), "speech": ("b", speech)}
+                answer = client.post("/v1/jobs", files=parts, data={"consent": "true"})
+                statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
+                if answer.status_code == 202:  # the damage did not matter
+                    ticket = answer.json()
+                    client.delete(f"/v1/jobs/{ticket['id']}", headers={"X-Job-Secret": ticket["secret"]})
+
+    for part in (given[: num // 2], given[num // 2 :]):  # the first half warms up what is kept anyhow
+        threads = [threading.Thread(target=send, args=(part[start::4],)) for start in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        marks.append(processes_of(service.process.pid))
+    return {
+        "hostile_uploads": num,
+        "answers": {str(status): statuses[status] for status in sorted(statuses)},
+        "mb_grown_in_the_second_half": round(marks[1]["mb"] - marks[0]["mb"], 1),
+        "open_files_grown": marks[1]["files"] - marks[0]["files"],
+        "files_left": len(list((folder / "uploads").iterdir())),
     }
 
 
@@ -154,6 +234,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=7899)
     parser.add_argument("--load-s", type=float, default=10.0)
+    parser.add_argument("--model", help="a folder of weights or a name, instead of drawn ones")
+    parser.add_argument("--hostile", type=int, default=0, help="uploads")
     parser.add_argument("--serve", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
@@ -163,7 +245,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as name:
         root, draw = Path(name), random.Random(given.seed)
-        weights, speech = write_weights(root / "weights"), write_speech(root / "speech.wav", 0.5)
+        weights = Path(given.model) if given.model else write_weights(root / "weights")
+        speech = write_speech(root / "speech.wav", 0.5)
         service, tickets, began = Service(root / "service", weights, given.port), {}, time.monotonic()
         try:
             keys = [
@@ -186,10 +269,13 @@ def main() -> int:
             found["status_requests_per_s"] = round(rate, 1)
             found["status_ms_median"] = round(1000 * statistics.median(took), 1)
             found["status_ms_p99"] = round(1000 * sorted(took)[int(0.99 * len(took))], 1)
+            if given.hostile:
+                found |= besiege(service, root / "service", given.hostile, (PORTRAIT, speech), draw)
         finally:
             service.stop()
     print(json.dumps(found, indent=2))
     is_whole = found["done_once"] == found["jobs"] == found["rows"] and found["foreign_secrets_refused"] == found["jobs"] - 1
+    is_whole &= not any(status >= "500" for status in found.get("answers", {})) and not found.get("files_left")
     return 0 if is_whole else 1
 
 

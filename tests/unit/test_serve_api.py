@@ -2,6 +2,9 @@
 
 import io
 import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from joyhallo.media.labels import read_label
 from joyhallo.media.video import probe_video
 from joyhallo.serve.api import build_app
 from joyhallo.serve.client import Client, ServiceError
+from joyhallo.serve.fetching import Fetcher, read_allowed
 from joyhallo.serve.jobs import Jobs
 from joyhallo.serve.keys import read_keys, require_safe_address
 from joyhallo.serve.settings import Limits
@@ -31,9 +35,26 @@ LIMITS = Limits(portrait_bytes=3_000_000, portrait_pixels=4_000_000, speech_byte
 KEYS = {"ann": "a" * 24, "bob": "b" * 24}
 
 
-def opened(folder: Path, weights: Path, keys=None):
+def opened(folder: Path, weights: Path, keys=None, fetcher=None):
     jobs = Jobs(settings_for(folder, weights, limits=LIMITS))
-    return build_app(jobs, Uploads(folder, LIMITS, Look((32, 32))), keys)
+    return build_app(jobs, Uploads(folder, LIMITS, Look((32, 32))), keys, fetcher)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        return
+
+
+@pytest.fixture(scope="module")
+def files(speech):
+    """The address of a server that holds the portrait and the speech."""
+    (speech.parent / "portrait.png").write_bytes(PORTRAIT.read_bytes())
+    (speech.parent / "text.txt").write_text("no recording")
+    served = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(speech.parent)))
+    threading.Thread(target=served.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"127.0.0.1:{served.server_address[1]}"
+    served.shutdown()
+    served.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +68,9 @@ def speech(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(weights, tmp_path_factory):
-    with TestClient(opened(tmp_path_factory.mktemp("service") / "local", weights)) as opened_client:
+def client(weights, files, tmp_path_factory):
+    fetcher = Fetcher(read_allowed([files]), LIMITS)
+    with TestClient(opened(tmp_path_factory.mktemp("service") / "local", weights, fetcher=fetcher)) as opened_client:
         yield opened_client
 
 
@@ -125,6 +147,38 @@ def test_a_speech_is_known_by_its_content(client, tmp_path):
     assert send(client, PORTRAIT.read_bytes(), b"\0" * 6_900_000).status_code == 413
 
 
+def test_a_job_whose_files_are_fetched_is_that_of_the_same_files_sent(client, speech, files):
+    key = {"Idempotency-Key": "by-url"}
+    urls = {"portrait_url": f"http://{files}/portrait.png", "speech_url": f"http://{files}/{speech.name}"}
+    given = {**urls, "consent": True, "settings": {"seed": 9}}
+    answer = client.post("/v1/jobs/by-url", json=given, headers=key)
+    assert answer.status_code == 202, answer.text
+    sent = send(client, PORTRAIT.read_bytes(), speech.read_bytes(), key, settings='{"seed": 9}').json()
+    assert sent == answer.json() | {"is_new": False}
+    client.delete(f"/v1/jobs/{sent['id']}", headers={"X-Job-Secret": sent["secret"]})
+    for wrong, status, message in (
+        ({"consent": False}, 400, "consent"),
+        ({"speech_url": f"http://{files}/text.txt"}, 400, "not a recording"),
+        ({"speech_url": f"http://{files}/nothing.wav"}, 400, "answered 404"),
+        ({"portrait_url": "http://169.254.169.254/latest/meta-data"}, 400, "are not fetched here"),
+        ({"portrait_url": "file:///etc/passwd"}, 400, "cannot be used"),
+        ({"settings": {"model": "/etc"}}, 422, "Extra inputs"),
+    ):
+        refused = client.post("/v1/jobs/by-url", json=given | wrong)
+        assert (refused.status_code, message in refused.json()["error"]) == (status, True), refused.text
+    assert list(client.app.state.uploads.folder.iterdir()) == []
+
+
+def test_without_allowed_hosts_nothing_is_fetched(weights, files, tmp_path):
+    app = opened(tmp_path / "closed", weights)
+    try:
+        urls = {"portrait_url": f"http://{files}/portrait.png", "speech_url": f"http://{files}/s.wav"}
+        answer = TestClient(app).post("/v1/jobs/by-url", json={**urls, "consent": True})  # not entered: nothing is rendered
+        assert (answer.status_code, "not fetched" in answer.json()["error"]) == (403, True)
+    finally:
+        app.state.jobs.records.close()
+
+
 def test_hostile_uploads_leave_nothing_and_break_nothing(client, speech):
     random = np.random.default_rng(0)
     good = PORTRAIT.read_bytes()
@@ -144,6 +198,8 @@ def test_strangers_hosts_and_other_sites_are_refused(client):
     assert client.get("/health", headers={"Host": "evil.example"}).status_code == 403
     assert client.post("/v1/jobs", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     assert client.get("/v1/jobs/../../etc/passwd").status_code == 404
+    assert client.get("/v1/nothing").json() == {"error": "Not Found"}
+    assert client.put("/v1/jobs").json() == {"error": "Method Not Allowed"}
     assert client.get(f"/v1/jobs/{'0' * 32}", headers={"X-Job-Secret": "0" * 40}).status_code == 404
 
 
@@ -153,7 +209,8 @@ def test_the_python_client(client, speech, tmp_path):
     ticket = served.submit(PORTRAIT, speech, consent=True, seed=3, paste_back=False)
     seen = []
     assert served.wait(ticket, seen.append)["status"] == "done"
-    assert {view["status"] for view in seen} >= {"running", "done"}
+    assert [view["status"] for view in seen].count("done") == 1  # the last; how much came before it depends on the machine
+    assert {view["status"] for view in seen[:-1]} <= {"queued", "running"}
     assert probe_video(served.download(ticket, tmp_path / "video.mp4")).num_frames == 13
     served.delete(ticket)
     with pytest.raises(ServiceError, match="no such job"):
@@ -235,6 +292,7 @@ def test_keys_and_addresses(tmp_path):
         ({"address": Address(host="0.0.0.0")}, "--keys FILE"),
         ({"address": Address(port=0)}, "--port"),
         ({"address": Address(keys=Path("nowhere"))}, "file of keys 'nowhere' does not exist"),
+        ({"address": Address(allow_urls=("http://host",))}, "--allow-urls"),
         ({"videos": Videos(workers=0)}, "--workers"),
         ({"kept": Kept(executor="../a")}, "--executor"),
     ],

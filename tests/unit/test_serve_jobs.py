@@ -20,7 +20,7 @@ from joyhallo.job_folder import folder_of
 from joyhallo.media.labels import read_label
 from joyhallo.media.segments import write_segment
 from joyhallo.media.video import probe_video
-from joyhallo.serve.batch import folder_beside, read_manifest
+from joyhallo.serve.batch import client_of_list, folder_beside, read_manifest
 from joyhallo.serve.jobs import Asked, Consent, Jobs, UnknownJobError
 from joyhallo.serve.records import ConflictError, LimitError, NewJob, Records
 from joyhallo.serve.settings import Limits
@@ -106,6 +106,29 @@ def test_a_database_of_a_newer_version_is_refused(records, tmp_path):
         Records("nonsense://here")
 
 
+def test_a_database_of_an_older_version_is_brought_up_to_date_and_keeps_its_jobs(records, tmp_path, monkeypatch):
+    from joyhallo.serve import records as table
+
+    job, url = add(records, new_job("a")), f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    later = ("ALTER TABLE joyhallo_jobs ADD COLUMN rank INTEGER NOT NULL DEFAULT 5",)
+    monkeypatch.setattr(table, "_MIGRATIONS", (*table._MIGRATIONS, later))
+    for _ in range(2):  # the second start has nothing to do
+        opened = Records(url)
+        with opened.engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT id, rank FROM joyhallo_jobs").all() == [(job.id, 5)]
+            assert connection.exec_driver_sql("SELECT MAX(version) FROM joyhallo_schema").scalar() == len(table._MIGRATIONS)
+        opened.close()
+    broken = ("ALTER TABLE joyhallo_jobs ADD COLUMN half INTEGER", "nonsense")
+    monkeypatch.setattr(table, "_MIGRATIONS", (*table._MIGRATIONS, broken))
+    with pytest.raises(UserError, match="the database cannot be opened"):
+        Records(url)
+    monkeypatch.undo()
+    with records.engine.connect() as connection:  # whole or not at all
+        names = [row[1] for row in connection.exec_driver_sql("PRAGMA table_info(joyhallo_jobs)")]
+    assert "rank" in names
+    assert "half" not in names
+
+
 def test_a_secret_opens_its_job_alone_and_survives_a_restart(tmp_path):
     first, second = new_id(), new_id()
     storage = Storage(tmp_path)
@@ -159,7 +182,7 @@ def start_batch(manifest: Path, weights: Path) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, what: str, timeout_s: float = 120.0) -> None:
+def wait_for(condition, what: str, timeout_s: float = 600.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"no {what} in {timeout_s} s"
@@ -177,17 +200,17 @@ def test_a_killed_service_goes_on_after_its_last_clip_and_ends_every_job_once(we
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list(tmp_path.glob("?.mp4"))
-    said, _ = start_batch(manifest, weights).communicate(timeout=120)
+    said, _ = start_batch(manifest, weights).communicate(timeout=600)
     assert said.count("done") == 2
     assert "went on after clip" in said
     for number in range(2):
         assert probe_video(tmp_path / f"{number}.mp4").num_frames == 25
         assert read_label(tmp_path / f"{number}.mp4") is not None
     records = Records(f"sqlite:///{clips / 'jobs.sqlite'}")
-    assert [job.finishes for job in records.of_client("batch")] == [1, 1]
+    assert [job.finishes for job in records.of_client(client_of_list(manifest))] == [1, 1]
     records.close()
     made = (tmp_path / "0.mp4").read_bytes()
-    said, _ = start_batch(manifest, weights).communicate(timeout=120)
+    said, _ = start_batch(manifest, weights).communicate(timeout=600)
     assert said.count("kept") == 2
     assert (tmp_path / "0.mp4").read_bytes() == made
 

@@ -1,54 +1,52 @@
-"""The page: its words in two languages, what it says and hides; with a browser at hand, a whole job by hand."""
+"""The page without a browser: its words in two languages, what it says and hides, what it refuses, the times it names."""
 
+import json
 import re
-import shutil
-import subprocess
-import sys
-import threading
-import time
+import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("dbos")
-pytest.importorskip("gradio")
-pytest.importorskip("httpx")
-
-import httpx
 
 from batch_process import settings_for
-from joyhallo.serve.api import build_app
-from joyhallo.serve.jobs import Jobs
+from joyhallo.serve.jobs import Asked, Consent, Jobs
 from joyhallo.serve.page import Page, alert
-from joyhallo.serve.texts import LANGUAGES, language_of
+from joyhallo.serve.refusals import on_page
+from joyhallo.serve.settings import Limits
+from joyhallo.serve.speed import Speed
+from joyhallo.serve.texts import LANGUAGES, language_of, lasting
 from joyhallo.serve.uploads import Look, Uploads
-from joyhallo.serve.voice import has_voice, speak
 from serving import PORTRAIT, write_speech, write_weights
 
-BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+ENGLISH, CHINESE = LANGUAGES["en"], LANGUAGES["zh"]
+COST = {  # half a second of video
+    "parts_s": {"once": 0.6, "more": 0.4}, "step_s": 0.6, "plain_step_s": 0.4, "guidance_end": 0.5, "frames": 8, "fps": 16
+}  # fmt: skip
+MEASURED = {"models": [COST]}
 
 
 def test_both_languages_say_the_same_things():
-    english, chinese = LANGUAGES["en"], LANGUAGES["zh"]
-    assert english.keys() == chinese.keys()
-    for name in english:
-        assert english[name].count("{}") == chinese[name].count("{}"), name
-        assert re.search(r"[\u4e00-\u9fff]", chinese[name]), name
-    assert language_of("zh-CN,zh;q=0.9") is chinese
-    assert language_of("de,zh;q=0.5") is language_of("") is english
+    assert ENGLISH.keys() == CHINESE.keys()
+    for name in ENGLISH.keys() - {"language", "reason"}:
+        assert ENGLISH[name].count("{}") == CHINESE[name].count("{}"), name
+        assert re.search(r"[\u4e00-\u9fff]", CHINESE[name]), name
+    assert language_of("zh-CN,zh;q=0.9") is CHINESE
+    assert language_of("de,zh;q=0.5") is language_of("") is ENGLISH
 
 
 def test_nothing_from_outside_becomes_markup():
     assert alert("<script>alert(1)</script>\n") == "<p class='jh-alert' role='alert'>&lt;script&gt;alert(1)&lt;/script&gt;</p>"
 
 
-@pytest.mark.skipif(not has_voice(), reason="espeak-ng is not installed")
-@pytest.mark.parametrize("text", ["你好，世界", "Hello world"])
-def test_typed_text_becomes_speech(tmp_path, text):
-    from joyhallo.media.audio import probe_speech
-
-    speak(text, tmp_path / "said.wav")
-    assert 0.5 < probe_speech(tmp_path / "said.wav").duration_s < 5
+@pytest.mark.parametrize(
+    ("seconds", "says"), [(0, "0.1 s"), (2.34, "2.3 s"), (59.6, "60 s"), (125, "2 min"), (5400, "90 min"), (9000, "2.5 h")]
+)
+def test_times_are_no_finer_than_known(seconds, says):
+    assert lasting(seconds, ENGLISH) == says
+    assert re.fullmatch(r"[\d.]+ (秒|分钟|小时)", lasting(seconds, CHINESE))
 
 
 @pytest.fixture(scope="module")
@@ -56,122 +54,139 @@ def weights(tmp_path_factory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights") / "tiny")
 
 
-@pytest.fixture
-def page(weights, tmp_path):
-    jobs = Jobs(settings_for(tmp_path / "service", weights))
-    uploads = Uploads(tmp_path / "service", jobs.settings.limits, Look((32, 32), num_steps=5))
+@pytest.fixture(scope="module")
+def page(weights, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page") / "service"
+    jobs = Jobs(settings_for(folder, weights, limits=Limits(speech_s=3.0, portrait_pixels=2_000_000, portrait_bytes=4_000_000)))
+    uploads = Uploads(folder, jobs.settings.limits, Look((32, 32), num_steps=5))
     yield Page(jobs, uploads)
     uploads.close()
     jobs.records.close()
 
 
-def test_what_is_missing_is_said_and_a_bad_portrait_too(page, tmp_path):
-    words = LANGUAGES["en"]
-    given = {"portrait": None, "speech": None, "quality": "usual", "persistent": False, "consent": False}
+def test_what_is_missing_is_said(page):
+    given = {"portrait": None, "face_index": None, "speech": None, "quality": "usual", "persistent": False, "consent": False}
     for name in ("portrait", "speech", "consent"):
-        ticket, says = page.submit(given, "a", words)
-        assert (ticket, words[f"need_{name}"] in says) == (None, True)
+        ticket, says = page.submit(given, "a", ENGLISH)
+        assert (ticket, ENGLISH[f"need_{name}"] in says) == (None, True)
         given[name] = str(PORTRAIT)
+    assert page.jobs.records.counts() == {}
     assert page.steps() == {"quick": 2, "usual": 5, "fine": 10}
-    assert "data:image/jpeg;base64" in page.look(str(PORTRAIT), words)
-    (tmp_path / "text.png").write_text("no picture")
-    assert "is not a picture" in page.look(str(tmp_path / "text.png"), words)
+    assert "data:image/jpeg;base64" in page.look(str(PORTRAIT), ENGLISH).html
+    assert page.look(None, CHINESE).html.count(CHINESE["no_crop"]) == 1
     assert list(page.uploads.folder.iterdir()) == []
+
+
+def test_of_two_faces_one_is_shown_and_the_other_can_be_chosen(page, tmp_path):
+    one = Image.open(PORTRAIT).convert("RGB")
+    both = Image.new("RGB", (one.width * 2, one.height))
+    both.paste(one, (0, 0))
+    both.paste(one.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (one.width, 0))
+    both.save(tmp_path / "both.png")
+    first = page.look(str(tmp_path / "both.png"), CHINESE)
+    assert first.num_faces == 2
+    second = page.look(str(tmp_path / "both.png"), CHINESE, 1)
+    assert "data:image/jpeg" in second.html
+    assert first.html != second.html
+    assert page.look(str(PORTRAIT), CHINESE).num_faces == 1
+    assert "请另选一张" in page.look(str(tmp_path / "both.png"), CHINESE, 5).html
+
+
+def _write_wav(path: Path, samples: np.ndarray) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+def _refused_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Portraits and recordings that cannot be used."""
+    ramp = (np.indices((400, 500)).sum(0) % 256).astype(np.uint8)
+    Image.fromarray(ramp).save(folder / "faceless.png")
+    Image.fromarray(ramp[:8, :8]).save(folder / "tiny.png")
+    Image.fromarray(np.zeros((1500, 1500), np.uint8)).save(folder / "large.png")
+    Image.open(PORTRAIT).resize((60, 60)).save(folder / "small-face.png")
+    (folder / "text.png").write_text("no picture")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (folder / "film.png").write_bytes(b"\0\0\0\x18ftypisom" + bytes(100))
+    (folder / "cut.png").write_bytes(PORTRAIT.read_bytes()[:20_000])
+    (folder / "heavy.png").write_bytes(bytes(4_000_001))
+    _write_wav(folder / "silent.wav", np.zeros(16_000))
+    _write_wav(folder / "long.wav", np.full(64_000, 9000))
+    _write_wav(folder / "empty.wav", np.zeros(0))
+    (folder / "text.wav").write_text("no sound")
+    pictures = ("faceless", "tiny", "large", "small-face", "text", "film", "cut", "heavy")
+    return [folder / f"{name}.png" for name in pictures] + [folder / "phone.heic"], sorted(folder.glob("*.wav"))
+
+
+def test_every_refusal_has_chinese_words_and_none_names_commands_or_places(page, tmp_path):
+    pictures, sounds = _refused_files(tmp_path)
+    for path in pictures + sounds:
+        given = str(path)
+        english, chinese = (
+            page.hear(given, words)[1] if path in sounds else page.look(given, words).html for words in (ENGLISH, CHINESE)
+        )
+        assert "jh-alert" in english, path.name
+        assert not re.search(r" --\w|/tmp|uploads", english), english
+        assert CHINESE["reason"] not in chinese, chinese
+        assert re.search(r"[\u4e00-\u9fff]{4}", chinese), chinese
+        assert "请" in chinese, chinese  # what to do
+    assert page.hear(str(write_speech(tmp_path / "good.wav", 0.8)), CHINESE)[0] == pytest.approx(0.8)
+
+
+def test_a_refusal_that_is_not_known_keeps_its_words():
+    assert on_page("a new\nreason", CHINESE) == CHINESE["reason"] + "a new reason"
+    assert on_page("a new\nreason", ENGLISH) == "a new reason"
+    memory = "cuda has too little memory for 512x512 px: give a smaller --size, --dtype bf16, or another --device"
+    assert "--" not in on_page(memory, ENGLISH)
 
 
 def test_tickets_of_others_and_nonsense_show_nothing(page):
     tickets = [{"id": "0" * 32, "secret": "x"}, {"id": "../..", "secret": "x"}, {}, {"id": None, "secret": None}]
-    shown, may_change = page.show(tickets, LANGUAGES["zh"])
-    assert (shown.count("<article"), "还没有视频" in shown, may_change) == (0, True, False)
+    shown = page.show(tickets, CHINESE)
+    assert (shown.html.count("<article"), CHINESE["none"] in shown.html) == (0, True)
+    assert (shown.may_change, shown.has_ended) == (False, False)
     assert page.clear(tickets) == []
 
 
-class Browser:
-    """Chromium by the WebDriver protocol."""
-
-    def __init__(self, port: int, width: int) -> None:
-        self.process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
-        while True:
-            try:
-                self.http.get("/status")
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        options = {
-            "binary": BROWSER,
-            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--accept-lang=en-US"],
-            "mobileEmulation": {"deviceMetrics": {"width": width, "height": 860, "pixelRatio": 1}},
-        }
-        made = self.http.post("/session", json={"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}).json()
-        self.session = f"/session/{made['value']['sessionId']}"
-
-    def go(self, url: str) -> None:
-        self.http.post(f"{self.session}/url", json={"url": url})
-
-    def run(self, script: str):
-        return self.http.post(f"{self.session}/execute/sync", json={"script": script, "args": []}).json()["value"]
-
-    def wait(self, script: str, timeout_s: float = 60.0):
-        deadline = time.monotonic() + timeout_s
-        while not (found := self.run(script)):
-            assert time.monotonic() < deadline, (script, self.run("return document.body.innerText"))
-            time.sleep(0.2)
-        return found
-
-    def upload(self, number: int, path: Path) -> None:
-        found = self.http.post(f"{self.session}/elements", json={"using": "css selector", "value": "input[type=file]"}).json()
-        element = next(iter(found["value"][number].values()))
-        self.http.post(f"{self.session}/element/{element}/value", json={"text": str(path)})
-
-    def close(self) -> None:
-        self.http.delete(self.session)
-        self.process.terminate()
-        self.process.wait()
+def test_expected_times_come_from_a_measurement_and_finished_videos_correct_them(page, tmp_path):
+    jobs = page.jobs
+    assert [text for text, _ in page.qualities(0.0, ENGLISH)] == [ENGLISH[n].format(k) for n, k in page.steps().items()]
+    page.speed.keep(MEASURED)
+    assert page.speed.expected_s(4, 10.0) == pytest.approx((1.0 + 2 * 0.6 + 2 * 0.4) * 10.0 / 0.5)
+    assert page.speed.expected_s(1, 10.0) == pytest.approx((1.0 + 0.6) * 10.0 / 0.5)
+    assert next(text for text, _ in page.qualities(2.0, ENGLISH)) == "Quick: 2 steps per clip · about 8.0 s for this speech"
+    assert ENGLISH["measured"] in page.quality_note(ENGLISH)
+    speech = write_speech(tmp_path / "speech.wav", 2.0)
+    ticket = None
+    for took_s, settings in ((60.0, {"steps": 4}), (1e6, {"steps": 4, "guidance": 1.0}), (1e6, {})):
+        ticket = _finished(jobs, Asked(PORTRAIT, speech, 2.0, "a", Consent(is_given=True), settings), took_s)
+    assert Speed(jobs).expected_s(4, 10.0) == pytest.approx(60.0 * 10 / 2)  # for 2 s of video 12 s were foreseen, 60 s taken
+    other = json.loads((jobs.settings.folder / "speed.json").read_text())
+    other["made_by"]["model"] = "another"
+    (jobs.settings.folder / "speed.json").write_text(json.dumps(other))
+    assert not Speed(jobs).is_known
+    assert page.show([{"id": ticket, "secret": jobs.storage.secret(ticket)}], ENGLISH).has_ended
 
 
-@pytest.fixture
-def address(weights, tmp_path):
-    import uvicorn
+def _finished(jobs: Jobs, asked: Asked, took_s: float) -> str:
+    """A job as a runner leaves it after that time."""
+    from joyhallo.serve.records import NewJob
+    from joyhallo.serve.storage import new_id
 
-    from joyhallo.serve.web import add_page
-
-    jobs = Jobs(settings_for(tmp_path / "service", weights))
-    uploads = Uploads(tmp_path / "service", jobs.settings.limits, Look((32, 32), num_steps=2))
-    app = add_page(build_app(jobs, uploads), jobs, uploads)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    new = NewJob(new_id(), asked.client, asked.fingerprint(), asked.settings, {}, asked.duration_s, 1)
+    jobs.records.add(new, 10, 10)
+    begun = 4e9  # after every measurement
+    values = "status = 'done', started_s = :begun, finished_s = :ended"
+    assert jobs.records.change(new.id, ("queued",), values, begun=begun, ended=begun + took_s)
+    return new.id
 
 
-@pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and its driver are not installed")
-@pytest.mark.skipif(sys.platform != "linux", reason="the browser is looked for on Linux")
-def test_a_browser_does_a_whole_job_at_the_width_of_a_phone(address, tmp_path):
-    click = "[...document.querySelectorAll('button')].find(e => e.innerText.trim() == '{}').click(); return true"
-    browser = Browser(9519, 400)
-    try:
-        browser.go(address)
-        browser.wait("return document.body.innerText.includes('Make video')")
-        browser.run(click.format("Make video"))
-        browser.wait("return document.body.innerText.includes('Give a portrait first.')")
-        browser.upload(0, PORTRAIT)
-        browser.wait("return document.querySelector('figure img')?.naturalWidth == 512")
-        browser.upload(-1, write_speech(tmp_path / "speech.wav", 0.6))
-        browser.wait("return document.querySelector('audio, .waveform-container, [data-testid*=waveform]') != null")
-        browser.run(
-            "[...document.querySelectorAll('label')].find(e => e.innerText.includes('agreed')).querySelector('input').click()"
-        )
-        browser.run(click.format("Make video"))
-        browser.wait("return document.body.innerText.includes('Done')", 120)
-        browser.wait("return document.querySelector('.jh video')?.readyState >= 1")
-        assert browser.run("return document.querySelector('.jh video').duration") > 0.5
-        assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
-        browser.go(address)  # the gallery is this browser's own
-        browser.wait("return document.body.innerText.includes('Download')")
-    finally:
-        browser.close()
+def test_a_service_measures_its_machine_by_itself(weights, tmp_path):
+    with Jobs(settings_for(tmp_path / "service", weights)) as jobs:
+        speed = Speed(jobs)
+        assert speed.expected_s(2, 1.0) is None
+        speed.measure_soon()
+        assert speed.is_measuring
+        speed._thread.join(120)
+        assert speed.is_known
+        assert 0.0 < speed.expected_s(1, 1.0) < speed.expected_s(20, 1.0) < 1000

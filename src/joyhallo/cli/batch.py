@@ -1,18 +1,34 @@
-"""`joyhallo batch`: the videos of a list, one after the other, as jobs that survive the process."""
+"""`joyhallo batch`: the videos of a list, here or on a cluster, as jobs that survive the process."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from joyhallo.errors import UserError
 
 if TYPE_CHECKING:
-    from joyhallo.serve.batch import Line
+    from joyhallo.serve.batch import Ended, Line
     from joyhallo.serve.records import Job
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Machines:
+    """What the videos are made on."""
+
+    device: str = "auto"
+    "auto, cpu, cuda, cuda:1 or mps."
+    workers: int | None = None
+    """Videos made at the same time: 1, or with Ray one for each GPU of the cluster (without GPUs, for each CPU). Several
+    GPUs of this machine are taken in turn."""
+    engine: Literal["local", "ray"] = "local"
+    "local, or ray: the cluster that RAY_ADDRESS names, else one started here. All nodes must see the same files."
 
 
 def batch(
@@ -20,9 +36,8 @@ def batch(
     /,
     *,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "mini",
-    device: str = "auto",
     dtype: str = "auto",
-    workers: int = 1,
+    machines: Machines = Machines(),
     folder: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -38,32 +53,48 @@ def batch(
         The list (.jsonl).
     model
         mini, a folder of weights, or a repository of the hub.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
     dtype
         auto, fp32, bf16 or fp16.
-    workers
-        Videos made at the same time; several GPUs are taken in turn.
     folder
         Where unfinished business is kept; a hidden folder beside the list by default.
     overwrite
         Replace outputs that exist.
     """
-    if not 1 <= workers <= 64:
+    workers = machines.workers
+    if workers is not None and not 1 <= workers <= 64:
         raise UserError(f"--workers is {workers}: give 1 to 64")
     from joyhallo.serve.batch import folder_beside, run_batch
     from joyhallo.serve.settings import Settings
 
     settings = Settings(
-        folder=folder or folder_beside(manifest),
-        workers=workers,
-        render={"model": model, "device": device, "dtype": dtype},
+        folder=(folder or folder_beside(manifest)).absolute(),
+        workers=workers or 1,
+        render={
+            "model": str(Path(model).absolute()) if Path(model).is_dir() else model,
+            "device": machines.device,
+            "dtype": dtype,
+        },
         polling_s=0.1,
     )
+    if machines.engine == "local":
+        return _told(run_batch(manifest, settings, overwrite=overwrite, on_progress=_Lines().show))
+    from joyhallo.serve.cluster import joined
+
+    with joined(machines.device, workers) as cluster:
+        share = cluster.share
+        print(f"Ray: {share.workers} at the same time, each {share.cpus} CPU, {share.gpus} GPU", file=sys.stderr, flush=True)
+        settings = replace(settings, workers=share.workers)
+        made = run_batch(manifest, settings, overwrite=overwrite, on_progress=_Lines().show, hire=cluster.hire)
+        return _told(made)
+
+
+def _told(made: Iterable[Ended]) -> int:
+    """Say how each line ended; the exit code."""
     num_failed = 0
-    for ended in run_batch(manifest, settings, overwrite=overwrite, on_progress=_Lines().show):
+    for ended in made:
         num_failed += ended.status not in ("done", "kept")
-        print(f"line {ended.line.number}: {ended.status}: {ended.line.output if ended.status != 'failed' else ended.note}")
+        says = ended.line.output if ended.status != "failed" else ended.note
+        print(f"line {ended.line.number}: {ended.status}: {says}", flush=True)
     return 1 if num_failed else 0
 
 

@@ -30,8 +30,12 @@ class Address:
     "The port; the API is described at /docs."
     keys: Path | None = None
     "A file with a line NAME KEY for each client; clients send Authorization: Bearer KEY."
+    allow_urls: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ()
+    "Hosts from which files may be fetched for jobs: HOST, HOST:PORT, *.DOMAIN, or * for any of the internet."
     page: bool = True
     "Show the web page; without, the API alone."
+    voice_command: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    "Another voice for text typed into the page, as NAME=COMMAND with {output} for the WAV it writes; may be repeated."
 
 
 @Parameter(name="*", group=_VIDEOS)
@@ -71,9 +75,13 @@ def serve(*, address: Address = Address(), videos: Videos = Videos(), kept: Kept
     if not kept.executor.replace("-", "_").isidentifier():
         raise UserError(f"--executor is {kept.executor!r}: give a name of letters, digits, - and _")
     _require_extra()
+    from joyhallo.serve.fetching import read_allowed
     from joyhallo.serve.keys import read_keys, require_safe_address
     from joyhallo.serve.settings import Settings
+    from joyhallo.serve.voice import find_voices
 
+    find_voices(address.voice_command)
+    read_allowed(address.allow_urls)
     keys = None if address.keys is None else read_keys(address.keys)
     require_safe_address(address.host, keys)
     render = {"model": videos.model, "device": videos.device}
@@ -94,6 +102,7 @@ def _run(settings: Settings, keys: dict[str, str] | None, address: Address) -> N
     import uvicorn
 
     from joyhallo.serve.api import build_app
+    from joyhallo.serve.fetching import Fetcher, read_allowed
     from joyhallo.serve.jobs import Jobs
     from joyhallo.serve.logs import write_logs
     from joyhallo.serve.uploads import Uploads
@@ -105,11 +114,13 @@ def _run(settings: Settings, keys: dict[str, str] | None, address: Address) -> N
     try:
         print(f"looking at the weights of {settings.render['model']}", file=sys.stderr, flush=True)
         uploads.learn(str(settings.render["model"]))
-        app = build_app(jobs, uploads, keys)
+        allowed = read_allowed(address.allow_urls)
+        app = build_app(jobs, uploads, keys, Fetcher(allowed, settings.limits) if allowed else None)
         if address.page:
+            from joyhallo.serve.voice import find_voices
             from joyhallo.serve.web import add_page
 
-            app = add_page(app, jobs, uploads, keys)
+            app = add_page(app, jobs, uploads, keys, find_voices(address.voice_command))
         host = f"[{address.host}]" if ":" in address.host else address.host
         print(f"http://{host}:{address.port}  (the API: /docs)", file=sys.stderr, flush=True)
         uvicorn.run(app, host=address.host, port=address.port, access_log=False, log_config=None, timeout_graceful_shutdown=5)

@@ -5,7 +5,10 @@ A job is opened by its secret alone, in the header X-Job-Secret or, for players 
 """
 
 import asyncio
+import errno
 import json
+import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,19 +18,24 @@ from fastapi import APIRouter, Depends, FastAPI, File, Form, Header, Query, Requ
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from joyhallo._version import __version__
 from joyhallo.errors import UserError
+from joyhallo.serve.fetching import Fetcher
 from joyhallo.serve.guard import Guard
-from joyhallo.serve.jobs import Asked, Consent, Jobs, Ticket, UnknownJobError
+from joyhallo.serve.handing_in import HandingIn, NotAllowedError, Wish
+from joyhallo.serve.jobs import Jobs, UnknownJobError
 from joyhallo.serve.metrics import Metrics
 from joyhallo.serve.records import ACTIVE, ConflictError, LimitError
-from joyhallo.serve.schemas import ErrorView, JobView, TicketView, VideoSettings, in_words, view_of
+from joyhallo.serve.schemas import ErrorView, FilesByUrl, JobView, TicketView, VideoSettings, in_words, view_of
 from joyhallo.serve.uploads import TooLargeError, Uploads
 
 _LOOK_S = 0.3
-_STATUS = {UnknownJobError: 404, ConflictError: 409, LimitError: 429, TooLargeError: 413}
+_log = logging.getLogger("joyhallo.serve")
+_STATUS = {NotAllowedError: 403, UnknownJobError: 404, ConflictError: 409, LimitError: 429, TooLargeError: 413}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorView, "description": text}
     for code, text in (
@@ -35,10 +43,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (401, "A key is needed"),
         (403, "Not from here"),
         (404, "No such job, or not its secret"),
+        (408, "The upload came in too slowly"),
         (409, "In conflict with what is there"),
         (413, "Too large"),
         (422, "A field is missing or out of its range"),
         (429, "Too many jobs"),
+        (503, "Too many uploads at the same time: send it again after Retry-After seconds"),
     )
 }
 _SETTINGS_EXAMPLE = '{"steps": 8, "seed": 42, "mark": "start"}'
@@ -57,8 +67,8 @@ def secret_of(
 Secret = Annotated[str, Depends(secret_of)]
 
 
-def build_app(jobs: Jobs, uploads: Uploads, keys: Mapping[str, str] | None = None) -> FastAPI:
-    """The application; the jobs and uploads are opened and closed with it."""
+def build_app(jobs: Jobs, uploads: Uploads, keys: Mapping[str, str] | None = None, fetcher: Fetcher | None = None) -> FastAPI:
+    """The application; the jobs and uploads are opened and closed with it. Without a fetcher, no files by address."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -75,13 +85,15 @@ def build_app(jobs: Jobs, uploads: Uploads, keys: Mapping[str, str] | None = Non
         title="JoyHallo", version=__version__, description=__doc__ or "", lifespan=life, docs_url="/docs", redoc_url=None
     )
     app.state.jobs, app.state.uploads = jobs, uploads
-    limits = jobs.settings.limits
-    app.add_middleware(Guard, max_bytes=limits.portrait_bytes + limits.speech_bytes + 1_000_000, keys=keys, seen=metrics.seen)
-    app.include_router(_taking(jobs, uploads, metrics))
+    app.add_middleware(Guard, limits=jobs.settings.limits, keys=keys, seen=metrics.seen)
+    app.include_router(_taking(jobs, HandingIn(jobs, uploads, metrics, fetcher)))
     app.include_router(_watching(jobs))
     app.include_router(_operating(jobs, metrics))
     app.exception_handler(UserError)(_refuse)
     app.exception_handler(RequestValidationError)(_explain)
+    app.exception_handler(HTTPException)(_name)
+    for kind in (OSError, DBAPIError):
+        app.exception_handler(kind)(_break)
     return app
 
 
@@ -96,11 +108,27 @@ async def _explain(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": in_words(error)}, 422)
 
 
-def _taking(jobs: Jobs, uploads: Uploads, metrics: Metrics) -> APIRouter:
+async def _name(_: Request, error: Exception) -> Response:
+    """No such route, no such method, a form that cannot be taken apart: in the same form as all other errors."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _break(_: Request, error: Exception) -> Response:
+    """The disk or the database: whoever runs the service reads the log, whoever uses it comes again."""
+    _log.error("request broke", extra={"note": " ".join(str(error).split())})
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if is_full or isinstance(error, DBAPIError):
+        what = "disk of the service is full" if is_full else "database of the service does not answer"
+        return JSONResponse({"error": f"the {what}: try again later"}, 503, {"Retry-After": "60"})
+    return JSONResponse({"error": "the service failed at this: try again, or ask whoever runs it to read its log"}, 500)
+
+
+def _taking(jobs: Jobs, handing_in: HandingIn) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["jobs"], responses=_ERRORS)
 
     @router.post("/jobs", status_code=202)
-    def submit(
+    async def submit(
         request: Request,
         portrait: Annotated[UploadFile, File(description="A picture with a face: JPEG, PNG, WebP and others")],
         speech: Annotated[UploadFile, File(description="A recording: WAV, MP3, M4A, FLAC, OGG and others")],
@@ -113,26 +141,16 @@ def _taking(jobs: Jobs, uploads: Uploads, metrics: Metrics) -> APIRouter:
             wanted = VideoSettings.model_validate_json(settings)
         except ValidationError as error:
             raise UserError(f"settings: {in_words(error)}") from error
-        if not consent:
-            raise UserError("the consent of the person shown is missing: ask them, and send consent=true")
-        try:
-            with uploads.taken(portrait.file, speech.file, wanted.face_index) as taken:
-                asked = Asked(
-                    taken.portrait,
-                    taken.speech,
-                    taken.duration_s,
-                    request.state.client,
-                    Consent(is_given=True),
-                    wanted.asked(),
-                    idempotency_key,
-                )
-                ticket: Ticket = jobs.submit(asked)
-        except LimitError:
-            raise
-        except UserError:
-            metrics.refused.inc()
-            raise
-        return TicketView(id=ticket.id, secret=ticket.secret, is_new=ticket.is_new, speech_s=taken.duration_s)
+        wish = Wish(request.state.client, wanted, consent, idempotency_key)
+        return await handing_in.files(portrait.file, speech.file, wish)
+
+    @router.post("/jobs/by-url", status_code=202)
+    async def submit_urls(
+        request: Request, given: FilesByUrl, idempotency_key: Annotated[str | None, Header(max_length=200)] = None
+    ) -> TicketView:
+        """The same with files that the service fetches, where it was started with --allow-urls."""
+        wish = Wish(request.state.client, given.settings, given.consent, idempotency_key)
+        return await handing_in.urls(given.portrait_url, given.speech_url, wish)
 
     @router.post("/jobs/{job_id}/cancel")
     def cancel(job_id: str, secret: Secret) -> JobView:
@@ -215,11 +233,9 @@ def _operating(jobs: Jobs, metrics: Metrics) -> APIRouter:
     @router.get("/ready", responses={503: {"description": "Not ready"}})
     def ready() -> Response:
         """The database and the disk answer."""
-        from sqlalchemy.exc import DBAPIError
-
         try:
             counts = jobs.records.counts()
-            is_ready = jobs.is_open and jobs.storage.root.is_dir()
+            is_ready = jobs.is_open and os.access(jobs.storage.root, os.W_OK | os.X_OK)
         except DBAPIError:
             counts, is_ready = {}, False
         return JSONResponse({"is_ready": is_ready, "waiting": counts.get("queued", 0)}, 200 if is_ready else 503)

@@ -12,11 +12,11 @@ from typing import Any
 
 from joyhallo.errors import UserError
 from joyhallo.media.files import require_file, require_output
-from joyhallo.serve.jobs import Asked, Consent, Jobs, Ticket
+from joyhallo.serve.jobs import Asked, Consent, Jobs, Only, Ticket
 from joyhallo.serve.records import Job
+from joyhallo.serve.runner import Hire, hire_here
 from joyhallo.serve.settings import Settings
 
-_CLIENT = "batch"
 _LOOK_S = 0.2
 
 
@@ -86,20 +86,30 @@ def _line(path: Path, number: int, row: str) -> Line:
 
 
 def run_batch(
-    manifest: Path, settings: Settings, *, overwrite: bool = False, on_progress: Callable[[Line, Job], None] = lambda *_: None
+    manifest: Path,
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[Line, Job], None] = lambda *_: None,
+    hire: Hire = hire_here,
 ) -> Iterator[Ended]:
-    """Make all videos of a list, in its order; killed and called again, it goes on. Yields each as it ends.
+    """Make all videos of a list, in its order; killed and called again, it goes on. Yields each as it ends. What an earlier
+    state of the list asked for and this one does not is dropped. `hire` says where processes that render come from.
 
     Raises:
         UserError: the list cannot be used, an output is there that no earlier run of it made, the folder is in use.
     """
     lines = read_manifest(manifest)
-    roomy = dataclasses.replace(settings.limits, jobs_per_client=len(lines) + 1, jobs_waiting=len(lines) + 1, kept_s=1e12)
-    roomy = dataclasses.replace(roomy, kept_bytes=2**62)
-    with Jobs(dataclasses.replace(settings, limits=roomy)) as jobs:
+    no_limit = 2**62
+    roomy = dataclasses.replace(
+        settings.limits, jobs_per_client=no_limit, jobs_waiting=no_limit, kept_s=1e12, kept_bytes=no_limit
+    )
+    asked = {line.number: _asked(line, settings, client_of_list(manifest)) for line in lines}
+    only = Only(client_of_list(manifest), frozenset(str(each.idempotency_key) for each in asked.values()))
+    with Jobs(dataclasses.replace(settings, limits=roomy), only, hire) as jobs:
         waiting: dict[int, tuple[Line, Ticket]] = {}
         for line in lines:
-            ticket, is_kept = _hand_in(jobs, line, overwrite=overwrite)
+            ticket, is_kept = _hand_in(jobs, line, asked[line.number], overwrite=overwrite)
             if is_kept:
                 yield Ended(line, "kept", "made by an earlier run")
             else:
@@ -116,23 +126,31 @@ def run_batch(
             time.sleep(_LOOK_S)
 
 
-def _hand_in(jobs: Jobs, line: Line, *, overwrite: bool) -> tuple[Ticket, bool]:
-    """The job of a line; second: whether an earlier run made its video."""
+def client_of_list(manifest: Path) -> str:
+    """A list by where it lies: it answers for its own jobs alone."""
+    return "batch:" + hashlib.sha256(str(manifest.resolve()).encode()).hexdigest()[:16]
+
+
+def _asked(line: Line, settings: Settings, client: str) -> Asked:
+    """The job of a line; its key holds what decides the video, and where it goes: with other weights it is another job."""
     from joyhallo.media.audio import probe_speech
 
     asked = Asked(
         portrait=line.portrait,
         speech=line.speech,
         duration_s=probe_speech(line.speech).duration_s,
-        client=_CLIENT,
+        client=client,
         consent=Consent(is_given=True, basis="given by who ran the command"),
         settings=line.settings,
     )
-    # What decides the video, and where it goes: other weights or another output are another job.
-    decides = {name: value for name, value in jobs.settings.render.items() if name != "device"}
-    place = os.path.relpath(line.output.absolute(), jobs.settings.folder.absolute())
+    decides = {name: value for name, value in settings.render.items() if name != "device"}
+    place = os.path.relpath(line.output.absolute(), settings.folder.absolute())
     key = json.dumps([asked.fingerprint(), place, decides], sort_keys=True, default=str)
-    asked = dataclasses.replace(asked, idempotency_key=hashlib.sha256(key.encode()).hexdigest())
+    return dataclasses.replace(asked, idempotency_key=hashlib.sha256(key.encode()).hexdigest())
+
+
+def _hand_in(jobs: Jobs, line: Line, asked: Asked, *, overwrite: bool) -> tuple[Ticket, bool]:
+    """The job of a line; second: whether an earlier run made its video."""
     ticket = jobs.submit(asked)
     job = jobs.get(ticket.id, ticket.secret)
     if ticket.is_new and line.output.exists() and not overwrite:

@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any, TextIO
 
 _LOOK_S = 0.25  # how often to look whether the answer is still wanted
+_BUSY = 10  # times as long an answer may take where the machine is busy with something else
 
 
 class ChildDiedError(RuntimeError):
@@ -47,6 +49,7 @@ class Child:
         timeout_s: float = float("inf"),
     ) -> Mapping[str, Any]:
         """Send a message; `on_news` gets every line before the last, which is returned (the one with an "end").
+        `timeout_s` is of computing; by the clock it may be ten times as long.
 
         Raises:
             ChildDiedError, ChildTooSlowError, NotWantedError: there is no answer; the process is gone.
@@ -54,24 +57,26 @@ class Child:
         with self._lock:
             process = self._started()
             assert process.stdin is not None
-            try:
-                process.stdin.write(json.dumps(message) + "\n")
-                process.stdin.flush()
-                return self._answer(process, on_news, is_wanted, time.monotonic() + timeout_s)
-            except BrokenPipeError as error:
-                raise ChildDiedError(f"{self._command[2]} ended with {process.wait()}") from error
-            except BaseException:
-                self.kill()
-                raise
+            with ExitStack() as undo:
+                undo.callback(self.kill)
+                try:
+                    process.stdin.write(json.dumps(message) + "\n")
+                    process.stdin.flush()
+                    answer = self._answer(process, on_news, is_wanted, timeout_s)
+                except BrokenPipeError as error:
+                    raise ChildDiedError(f"{self._command[2]} ended with {process.wait()}") from error
+                undo.pop_all()
+            return answer
 
     def _answer(
         self,
         process: subprocess.Popen[str],
         on_news: Callable[[Mapping[str, Any]], None],
         is_wanted: Callable[[], bool],
-        deadline: float,
+        timeout_s: float,
     ) -> Mapping[str, Any]:
-        looked = time.monotonic()
+        began = looked = time.monotonic()
+        computed_s = _computed_s(process)
         while True:
             try:
                 line = self._lines.get(timeout=_LOOK_S)
@@ -84,7 +89,7 @@ class Child:
                 return answer
             if answer:
                 on_news(answer)
-            if time.monotonic() > deadline:
+            if _computed_s(process) - computed_s > timeout_s or time.monotonic() - began > _BUSY * timeout_s:
                 raise ChildTooSlowError(f"{self._command[2]} gave no answer in time")
             if time.monotonic() - looked >= _LOOK_S:
                 looked = time.monotonic()
@@ -111,6 +116,16 @@ class Child:
         return self._process
 
 
+def _computed_s(process: subprocess.Popen[str]) -> float:
+    """Seconds of computing that a process has used; where the system does not tell, of the clock."""
+    if sys.platform != "linux":
+        return time.monotonic()
+    try:
+        return time.clock_gettime(~process.pid << 3 | 2)  # the CPU clock of a process, as clock_getcpuclockid(3) makes it
+    except OSError:  # it has ended
+        return 0.0
+
+
 def _collect(stream: TextIO, lines: "queue.Queue[str | None]") -> None:
     with stream:
         for line in stream:
@@ -132,9 +147,15 @@ class Parent:
             self._messages.put(line)
         os._exit(0)  # the service is gone: nobody would take the answer
 
-    def messages(self) -> Iterator[Mapping[str, Any]]:
+    def messages(self, idle_s: float | None = None, on_idle: Callable[[], None] = lambda: None) -> Iterator[Mapping[str, Any]]:
+        """What is asked, one after the other; `on_idle` is called when nothing came for `idle_s`."""
         while True:
-            yield json.loads(self._messages.get())
+            try:
+                message = self._messages.get(timeout=idle_s)
+            except queue.Empty:
+                on_idle()
+                continue
+            yield json.loads(message)
 
     def say(self, **answer: Any) -> None:  # noqa: ANN401 (plain values)
         self._out.write(json.dumps(answer) + "\n")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _LOOK_S = 0.5
 _TRIES = 5
 _PAUSE_S = 1.0
+_BUSY_S = 120.0  # as long the service may say that too many uploads come in
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,25 @@ class Client:
         ).json()
         return JobTicket(found["id"], found["secret"])
 
+    def submit_urls(
+        self,
+        portrait_url: str,
+        speech_url: str,
+        *,
+        consent: bool,
+        idempotency_key: str | None = None,
+        **settings: Any,  # noqa: ANN401 (the fields of VideoSettings)
+    ) -> JobTicket:
+        """Hand in a job whose files the service fetches itself; it must have been started with --allow-urls.
+
+        Raises:
+            ServiceError: the service refused; its line says why.
+        """
+        given = {"portrait_url": portrait_url, "speech_url": speech_url, "consent": consent, "settings": settings}
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        found = self._send("POST", "/v1/jobs/by-url", json=given, headers=headers).json()
+        return JobTicket(found["id"], found["secret"])
+
     def status(self, ticket: JobTicket) -> dict[str, Any]:
         """The job as the API shows it: status, progress, note …"""
         return dict(self._send("GET", f"/v1/jobs/{ticket.id}", ticket).json())
@@ -117,18 +137,24 @@ class Client:
 
         if ticket is not None:
             given["headers"] = {**given.get("headers", {}), "X-Job-Secret": ticket.secret}
-        for left in reversed(range(_TRIES)):
+        patience = time.monotonic() + _BUSY_S
+        left = _TRIES
+        while True:
             try:
                 answer = self.http.request(method, path, **given)
             except httpx.TransportError as error:
+                left -= 1
                 if not left:
                     raise ServiceError(f"{self.http.base_url} does not answer ({error}): is the service running?") from error
                 time.sleep(_PAUSE_S)
                 continue
             if answer.is_success:
                 return answer
+            again_s = int(answer.headers.get("retry-after", 60)) if answer.status_code == 503 else 60
+            if again_s < 10 and time.monotonic() < patience:  # uploads of others; a full disk takes longer
+                time.sleep(again_s)
+                continue
             is_json = answer.headers.get("content-type", "").startswith("application/json")
             raise ServiceError(
                 answer.json().get("error", answer.text) if is_json else f"the service answered {answer.status_code}"
             )
-        raise AssertionError

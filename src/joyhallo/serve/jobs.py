@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from joyhallo.errors import UserError
 from joyhallo.media.files import written_whole
 from joyhallo.serve.dispatch import Dispatch
 from joyhallo.serve.records import ACTIVE, Job, LimitError, NewJob, Records
-from joyhallo.serve.runner import Runner
+from joyhallo.serve.runner import Hire, Runner, hire_here
 from joyhallo.serve.settings import Settings
 from joyhallo.serve.storage import Storage, new_id
 
@@ -70,15 +70,26 @@ class UnknownJobError(UserError):
     """There is no such job, or the secret is not its own: nobody learns which."""
 
 
+@dataclass(frozen=True)
+class Only:
+    """The jobs that are wanted of a client; its other ones are dropped, those of other clients are left as they are."""
+
+    client: str
+    keys: Set[str]
+
+
 class Jobs:
     """The jobs of a folder. Use as a context manager: inside it jobs are rendered, one process a folder and machine.
+
+    `hire` says where processes that render come from. `only` holds idempotency keys: all other jobs whose video was not taken
+    are dropped at the start.
 
     Raises:
         UserError: the folder or the database cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, only: Only | None = None, hire: Hire = hire_here) -> None:
+        self.settings, self._only, self._hire = settings, only, hire
         self.storage = Storage(settings.folder)
         self.records = Records(settings.url("jobs.sqlite"))
         self._closing = threading.Event()
@@ -94,7 +105,8 @@ class Jobs:
             raise UserError(
                 f"the folder '{self.settings.folder}' is in use by another service: give another folder, or stop that one"
             ) from error
-        self._runner = Runner(self.settings, self.records, self.storage)
+        self._drop_others()  # before the queue goes on with what it holds
+        self._runner = Runner(self.settings, self.records, self.storage, self._hire)
         self._dispatch = Dispatch(self.settings, self._runner.run)
         self.put_back()
         self._closing.clear()
@@ -239,8 +251,18 @@ class Jobs:
             for job in self._dispatch.ended(jobs):  # its turn is over, and it is not: a stop, or a database that went away
                 self.records.change(job.id, (job.status,), "status = 'queued', turn = :turn", turn=job.turn + 1)
         for job in self.records.of_status("queued"):
-            self._dispatch.put(job)
+            if self._only is None or job.client == self._only.client:
+                self._dispatch.put(job)
         self.storage.sweep(self.records.ids())
+
+    def _drop_others(self) -> None:
+        if self._only is None:
+            return
+        for status in (*ACTIVE, "done", "failed", "cancelled"):
+            for job in self.records.of_status(status):
+                if job.client == self._only.client and job.idempotency_key not in self._only.keys:
+                    self.records.remove(job.id)
+                    self.storage.remove(job.id)
 
     def forget(self) -> None:
         """Remove the rows of jobs whose files left long ago; their secrets and idempotency keys go with them."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ACTIVE = ("queued", "running")
 FINISHED = ("done", "failed", "cancelled", "expired")
+_MIGRATING = 5_690_422_101  # any number that nobody else locks in this database
 
 # One entry for each version of the tables, oldest first; never change one that was released, append.
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -103,6 +104,8 @@ class Records:
 
     def _migrate(self) -> None:
         with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # machines that start together wait for each other; SQLite does anyhow
+                _run(connection, f"SELECT pg_advisory_xact_lock({_MIGRATING})")
             _run(connection, "CREATE TABLE IF NOT EXISTS joyhallo_schema (version INTEGER NOT NULL)")
             version = _run(connection, "SELECT MAX(version) FROM joyhallo_schema").scalar() or 0
             if version > len(_MIGRATIONS):

@@ -5,8 +5,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from joyhallo.serve.child import Child, ChildDiedError, NotWantedError
 from joyhallo.serve.records import Job, Records
@@ -17,14 +17,40 @@ _PAUSE_S = 2.0  # before another try, longer each time
 _log = logging.getLogger("joyhallo.serve")
 
 
+class Renderer(Protocol):
+    """A process that renders, here or elsewhere; as `Child`."""
+
+    def ask(
+        self,
+        message: Mapping[str, Any],
+        *,
+        on_news: Callable[[Mapping[str, Any]], None],
+        is_wanted: Callable[[], bool],
+    ) -> Mapping[str, Any]:
+        """Render one video; how it ended. Raises ChildDiedError, NotWantedError."""
+        ...
+
+    def kill(self) -> None:
+        """End the process at once."""
+        ...
+
+
+Hire = Callable[[Settings, int], Renderer]
+
+
+def hire_here(settings: Settings, slot: int) -> Renderer:
+    """A process of this machine."""
+    return Child("joyhallo.serve.worker", str(settings.device_lock), str(slot))
+
+
 class Runner:
     """Renders jobs of the table, at most `settings.workers` at a time."""
 
-    def __init__(self, settings: Settings, records: Records, storage: Storage) -> None:
+    def __init__(self, settings: Settings, records: Records, storage: Storage, hire: Hire = hire_here) -> None:
         self.settings, self.records, self.storage = settings, records, storage
         self._stopping = threading.Event()
-        self._children: queue.LifoQueue[Child] = queue.LifoQueue()  # the warm one first
-        self._all = [Child("joyhallo.serve.worker", str(settings.device_lock), str(slot)) for slot in range(settings.workers)]
+        self._children: queue.LifoQueue[Renderer] = queue.LifoQueue()  # the warm one first
+        self._all = [hire(settings, slot) for slot in range(settings.workers)]
         for child in reversed(self._all):
             self._children.put(child)
 
@@ -61,7 +87,7 @@ class Runner:
         values = "status = 'running', starts = starts + 1, started_s = COALESCE(started_s, :now)"
         return self.records.change(job_id, ("queued", "running"), values, now=now)
 
-    def _render(self, job: Job, child: Child) -> None:
+    def _render(self, job: Job, child: Renderer) -> None:
         storage = self.storage
         message = {
             "portrait": str(storage.portrait(job.id)),

@@ -31,6 +31,17 @@ class VideoSettings(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
+class FilesByUrl(BaseModel):
+    """A job whose files the service fetches itself, from hosts that it was allowed to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    portrait_url: str = Field(max_length=2000, examples=["https://files.example.org/portrait.png"])
+    speech_url: str = Field(max_length=2000, examples=["https://files.example.org/speech.wav"])
+    consent: bool = Field(description="The person shown agreed to this video", examples=[True])
+    settings: VideoSettings = VideoSettings()  # type: ignore[call-arg]
+
+
 class LineSettings(VideoSettings):
     """What a line of a list may ask for: more than a client may, since whoever writes it runs the command."""
 

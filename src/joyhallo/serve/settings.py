@@ -1,5 +1,6 @@
 """What a service is told when it starts: where things are, what it makes, how much it takes."""
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,11 @@ class Limits:
     portrait_pixels: int = 50_000_000
     speech_bytes: int = 200 * MEGABYTE
     speech_s: float = 600.0
+    uploads_per_client: int = 4  # coming in at the same time
+    uploads: int = 16  # of all clients
+    upload_s: float = 900.0  # for one to come in
+    upload_idle_s: float = 30.0  # without a byte
+    fetch_s: float = 120.0  # for one that is fetched from an address
     jobs_per_client: int = 10  # waiting or running
     jobs_waiting: int = 1000
     kept_bytes: int = 20 * GIGABYTE  # files of all jobs; the oldest results leave first
@@ -43,7 +49,8 @@ class Settings:
     render: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     limits: Limits = Limits()
     executor: str = "local"  # the name of this machine among those that share a database
-    device_lock: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "joyhallo-device")
+    # One user's: the file of another may not be opened in a folder for temporary files.
+    device_lock: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"joyhallo-device-{os.getuid()}")
     polling_s: float = 0.5
 
     def url(self, name: str) -> str:

@@ -1,6 +1,10 @@
-"""The process that renders: `python -m joyhallo.serve.worker LOCK SLOT`, one video at a time, one device."""
+"""The process that renders: `python -m joyhallo.serve.worker LOCK SLOT`, one video at a time, one device.
+
+It keeps the weights for the next video, and lets them go when none comes for a while.
+"""
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Mapping
@@ -9,29 +13,35 @@ from typing import Any
 
 from joyhallo.errors import UserError
 from joyhallo.serve.child import Parent
+from joyhallo.serve.kept import KeptPipeline
 
 _SAID_S = 0.2  # progress more often than this is kept back
+_IDLE_S = 300.0  # then the device's memory is for others
 
 
 def main(lock: Path, slot: int) -> None:
     """Answer messages {"portrait", "speech", "output", "preview", "settings"}: progress, then how it ended."""
     from filelock import FileLock
 
-    parent = Parent()
-    for message in parent.messages():
+    parent, kept = Parent(), KeptPipeline()
+    for message in parent.messages(_IDLE_S, kept.drop):
         try:
             # Held by this process and not by the service: one that outlives a killed service for a moment still has them.
             with FileLock(Path(message["output"]).with_suffix(".lock")), FileLock(f"{lock}.{slot}"):
-                _render(parent, message, slot)
+                _render(parent, message, slot, kept)
         except UserError as error:
+            if isinstance(error.__cause__, RuntimeError | MemoryError):  # too little memory: begin the next one with all of it
+                kept.drop()
             parent.say(end="refused", note=str(error))
         except (OSError, RuntimeError, MemoryError) as error:  # a disk, a device: it may go better next time
+            kept.drop()
             parent.say(end="broken", note=f"{type(error).__name__}: {error}")
 
 
-def _render(parent: Parent, message: Mapping[str, Any], slot: int) -> None:
+def _render(parent: Parent, message: Mapping[str, Any], slot: int, kept: KeptPipeline) -> None:
     from joyhallo.render import Progress, render
 
+    _use_own_threads()
     request = build_request(message, slot)
     said_s = 0.0
 
@@ -44,8 +54,22 @@ def _render(parent: Parent, message: Mapping[str, Any], slot: int) -> None:
             parent.say(progress=dataclasses.asdict(progress))
             said_s = time.monotonic()
 
-    result = render(request, show)
+    result = render(request, show, kept)
     parent.say(end="done", note="; ".join(result.notes), num_frames=result.num_frames, duration_s=result.duration_s)
+
+
+def _use_own_threads() -> None:
+    """As many as this process began with: a video that goes on takes as many as it began with, and the next has its own."""
+    import torch
+
+    torch.set_num_threads(_num_threads())
+
+
+@functools.cache
+def _num_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def build_request(message: Mapping[str, Any], slot: int) -> Any:  # noqa: ANN401 (a RenderRequest, whose import is slow)
