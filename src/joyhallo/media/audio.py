@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from joyhallo.errors import UserError
-from joyhallo.media.container import open_container
+from joyhallo.media.container import frames_in, open_container, packets_of
 from joyhallo.media.files import require_file
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def probe_speech(path: str | Path) -> SpeechInfo:
     return SpeechInfo(duration_s, first.sample_rate_hz, first.samples.shape[0])
 
 
-def stream_speech(path: str | Path, sample_rate_hz: int = 16_000, block_s: float = 30.0) -> Iterator[np.ndarray]:
+def stream_speech(path: str | Path, sample_rate_hz: int = WAVEFORM_RATE_HZ, block_s: float = 30.0) -> Iterator[np.ndarray]:
     """Decode a recording to mono blocks; memory does not grow with its length.
 
     Channels are averaged; the rate is changed by soxr as one continuous stream, so the blocks joined up are what the whole
@@ -107,7 +107,7 @@ def stream_speech(path: str | Path, sample_rate_hz: int = 16_000, block_s: float
         yield np.concatenate(waiting)
 
 
-def read_speech(path: str | Path, sample_rate_hz: int = 16_000) -> np.ndarray:
+def read_speech(path: str | Path, sample_rate_hz: int = WAVEFORM_RATE_HZ) -> np.ndarray:
     """The whole of `stream_speech` in one array, [T] float32; an hour at 16 kHz takes 230 MB.
 
     Raises
@@ -133,8 +133,8 @@ def decode_sound(path: str | Path | np.ndarray) -> Iterator[SoundBlock]:
     num_decoded = 0
     with _open(path) as container:
         stream = container.streams.audio[0]
-        for packet in _packets(container, stream):
-            for frame in _decode(packet):
+        for packet in packets_of(container, stream):
+            for frame in frames_in(packet):
                 if frame.samples:
                     num_decoded += 1
                     yield _to_block(frame)
@@ -167,27 +167,6 @@ def _open(path: Path) -> "InputContainer":
         container.close()
         raise AudioError(f"the sound of '{path}' has an unknown coding: give {_READABLE}")
     return container
-
-
-def _packets(container: "InputContainer", stream: "av.AudioStream") -> Iterator["av.Packet"]:
-    from av.error import FFmpegError
-
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, FFmpegError):  # a file cut short ends where it was cut
-            return
-        yield packet
-
-
-def _decode(packet: "av.Packet") -> list["av.AudioFrame"]:
-    from av.error import FFmpegError
-
-    try:
-        return packet.decode()
-    except (FFmpegError, ValueError):  # damaged: players skip it too
-        return []
 
 
 def _to_block(frame: "av.AudioFrame") -> SoundBlock:

@@ -1,11 +1,13 @@
 """Opening a file that somebody gave, as sound or as film."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from joyhallo.errors import UserError
 
 if TYPE_CHECKING:
+    from av import Packet
     from av.container import InputContainer
 
 # Only formats that hold their content themselves: a playlist could make the decoder open other files or addresses.
@@ -25,3 +27,26 @@ def open_container(path: Path, unreadable: UserError) -> "InputContainer":
         return av.open(str(path.absolute()), metadata_errors="replace", options=options)
     except (FFmpegError, ValueError, MemoryError) as problem:
         raise unreadable from problem
+
+
+def packets_of(container: "InputContainer", stream: Any) -> Iterator["Packet"]:  # noqa: ANN401 (sound or picture)
+    """The packets of a stream; a file cut short ends where it was cut."""
+    from av.error import FFmpegError
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, FFmpegError):
+            return
+        yield packet
+
+
+def frames_in(packet: "Packet") -> list[Any]:
+    """The frames of a packet; none when it is damaged: players skip it too."""
+    from av.error import FFmpegError
+
+    try:
+        return packet.decode()
+    except (FFmpegError, ValueError):
+        return []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joyhallo.media.container import open_container
+from joyhallo.media.container import open_container, packets_of
 from joyhallo.media.files import require_file
 from joyhallo.media.segments import read_segment, write_segment
 from joyhallo.media.video_error import VideoError
@@ -43,20 +43,13 @@ def probe_video(path: str | Path) -> VideoInfo:
     ------
     VideoError : as `read_frames`.
     """
-    from av.error import FFmpegError
-
     first = next(read_frames(path), None)
     if first is None:
         raise VideoError(f"no frame of the video '{path}' can be decoded: give {_READABLE}")
     with _open(Path(path)) as container:
         stream = container.streams.video[0]
         num_frames, end = 0, 0.0
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets)
-            except (StopIteration, FFmpegError):
-                break
+        for packet in packets_of(container, stream):
             if packet.size:
                 num_frames += 1
                 if packet.pts is not None and packet.time_base is not None:
