@@ -41,6 +41,11 @@ def made_film(points: np.ndarray, pictures: list[np.ndarray] | None = None, spee
     return MadeFilm(Path("made.mp4"), FPS, len(points), size, speech, None, tuple(pictures), points.astype(np.float32))
 
 
+def film_of(frames: list[np.ndarray]) -> MadeFilm:
+    """A film of given frames, without sound and face."""
+    return MadeFilm(Path("made.mp4"), FPS, len(frames), frames[0].shape[:2], None, pictures=tuple(frames))
+
+
 @dataclass(frozen=True)
 class Pose:
     """Where the head is, in every frame."""

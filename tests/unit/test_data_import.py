@@ -3,6 +3,7 @@
 import json
 import shutil
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from joyhallo.data.importing import ImportSettings, import_dataset
 from joyhallo.data.published import find_clips
 from joyhallo.data.report import read_lines
 from joyhallo.errors import UserError
-from made_data import grey_of, made_frames, nearly_full_disk
+from made_data import grey_of, made_frames, make_dataset, nearly_full_disk
 
 NUM_FRAMES = 26
 SETTINGS = ImportSettings(size_px=64, max_frames=250)
@@ -230,6 +231,32 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(root, tmp_path):
     import_dataset(root, tmp_path / "stopped", SETTINGS)
     for name in ("index.json", "report.jsonl", "shards/000000.tar", "shards/000000.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def not_to_be_called(*at):
+    raise AssertionError(f"work was done before the dataset was looked at: {at}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"size_px": 96}, "size_px=64, not 96"),
+        ({"speech_encoder": "wav2vec2-base-960h"}, "speech_encoder=chinese-wav2vec2-base, not wav2vec2-base-960h"),
+        ({"held_out_share": 0.5}, "held_out_share=0.02, not 0.5"),
+    ],
+)
+def test_another_kind_is_refused_before_any_work(root, tmp_path, changes, differs):
+    import_dataset(root, tmp_path / "dataset", SETTINGS)
+    with pytest.raises(UserError, match=differs) as caught:
+        import_dataset(root, tmp_path / "dataset", replace(SETTINGS, **changes), progress=not_to_be_called)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_that_something_else_made_is_looked_at_too(root, tmp_path):
+    made = make_dataset(tmp_path / "made", 1)
+    with pytest.raises(UserError, match="preset=mini, not published"):
+        import_dataset(root, made, SETTINGS, progress=not_to_be_called)
+    assert not list((made / ".work").glob("*.json"))
 
 
 def test_a_full_disk_stops_the_run_and_the_next_goes_on(root, tmp_path):

@@ -1,6 +1,7 @@
 """The latent cache: what the autoencoder gives, resumed at the sample, for both kinds of autoencoder."""
 
 import shutil
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -167,6 +168,20 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(dataset, tmp_path):
     seen = []
     LatentCache.encode_dataset(dataset, vae, tmp_path, progress=lambda done, _: seen.append(done))
     assert seen == [30, 60, 60, 90]
+
+
+def test_a_disk_that_is_too_small_for_all_is_told_before_the_work(dataset, tmp_path, monkeypatch):
+    vae, num_bytes = patch_autoencoder(), 90 * 4 * 4 * 4 * 2
+    disk = namedtuple("disk", "total used free")(10**9, 0, num_bytes - 1)
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: disk)
+        with pytest.raises(DatasetError, match=r"the latents in .* GB more, the disk has"):
+            LatentCache.encode_dataset(dataset, vae, tmp_path, progress=lambda done, _: seen.append(done))
+    assert not seen
+    LatentCache.encode_dataset(dataset, vae, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=0))
+    LatentCache.encode_dataset(dataset, vae, tmp_path)  # what is there needs no room
 
 
 def test_a_damaged_dataset_is_one_line(dataset, tmp_path):

@@ -8,10 +8,13 @@ import pytest
 from joyhallo.cli import main
 from joyhallo.cli.data import app
 from joyhallo.data.dataset import Dataset
-from joyhallo.data.preparation.films import Settings, find_videos, is_held_out, settings_for
+from joyhallo.data.heldout import is_held_out
+from joyhallo.data.preparation.films import Settings, find_videos, settings_for
 from joyhallo.data.preparation.prepare import Crew, prepare
 from joyhallo.data.report import read_lines
+from joyhallo.data.shards import pack
 from joyhallo.errors import UserError
+from made_data import write_made_samples
 from talking import open_face_mesh, write_talking_film
 
 NUM_FRAMES = 26
@@ -83,6 +86,19 @@ def test_other_settings_are_refused(first_run, videos):
     other = replace(Settings(), thresholds=replace(Settings().thresholds, min_face_px=50.0))
     with pytest.raises(UserError, match=r"min_face_px=100.0, not 50.0"):
         prepare([videos], dataset, other)
+
+
+def test_a_dataset_of_another_preset_is_refused_before_any_work(videos, tmp_path):
+    """Also one that was not made by `prepare` and so has no settings."""
+    write_made_samples(tmp_path / "samples", ["clip"])
+    pack(tmp_path / "samples", tmp_path / "dataset", preset="published")
+    with pytest.raises(UserError, match="preset=published, not mini") as caught:
+        prepare([videos], tmp_path / "dataset", Settings(), show=not_to_be_called)
+    assert "\n" not in str(caught.value)
+
+
+def not_to_be_called(progress):
+    raise AssertionError(f"work was done before the dataset was looked at: {progress}")
 
 
 def test_which_films_are_found(videos, tmp_path):

@@ -1,5 +1,6 @@
 """The parts that make talking clips: geometry, many ways to move, Mandarin shapes, sound, the split."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from joyhallo.cli import main
+from joyhallo.conditioning.similarity import fit_similarity
 from joyhallo.data import heldout
 from joyhallo.data.framing import FaceCrop, face_crop
-from joyhallo.data.synthesis import mandarin, motion, voices
+from joyhallo.data.synthesis import mandarin, voices
 from joyhallo.data.synthesis.acting import Style, act_out, draw_blinks, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.synthesis.gestures import Gesture, part_of_rotation, shut_when_nearly_shut, smooth
 from joyhallo.data.synthesis.stills import Still, list_stills
@@ -34,14 +36,14 @@ class TestGeometry:
         random = np.random.default_rng(0)
         source = random.normal(size=(12, 3))
         rotation = cv2.Rodrigues(np.array([0.2, -0.5, 0.1]))[0]
-        pose = motion.fit_similarity(source, 3.5 * source @ rotation.T + [10, -4, 2])
+        pose = fit_similarity(source, 3.5 * source @ rotation.T + [10, -4, 2])
         assert np.allclose(pose.rotation, rotation)
         assert np.isclose(pose.scale, 3.5)
-        assert np.allclose(pose.to_canonical(pose.to_picture(source)), source)
+        assert np.allclose(pose.undo(pose.apply(source)), source)
 
     def test_mirror_image_does_not_become_a_mirroring_rotation(self):
         source = np.random.default_rng(1).normal(size=(12, 3))
-        pose = motion.fit_similarity(source, source * [-1, 1, 1])
+        pose = fit_similarity(source, source * [-1, 1, 1])
         assert np.isclose(np.linalg.det(pose.rotation), 1)
 
     def test_part_of_a_rotation(self):
@@ -105,6 +107,20 @@ class TestActing:
             angles.append(max(turns))
         assert min(angles) < 3 < max(angles)
         assert max(angles) < 22
+
+    def test_a_head_without_a_share_stays_and_the_mouth_still_speaks(self):
+        random = np.random.default_rng(1)
+        gesture, loudness = resting(50), random.random(50)
+        gesture.gap[10:20] = 0.5
+        filmed = replace(gesture, shift=random.normal(0, 0.3, gesture.shift.shape), scale=np.linspace(0.95, 1.05, 50))
+        style = draw_style(np.random.default_rng(2))
+        still = act_out(filmed, loudness, style.with_head(0), np.random.default_rng(3))
+        assert np.allclose(still.rotation, np.eye(3))
+        assert np.allclose(still.shift, 0)
+        assert np.allclose(still.scale, 1)
+        alive = act_out(filmed, loudness, style.with_head(1), np.random.default_rng(3))
+        assert (alive.gap == still.gap).all()
+        assert np.abs(alive.shift).max() > 0.05
 
     def test_blinks_shut_the_eyes_at_about_the_rate_asked_for(self):
         lids = draw_blinks(25 * 200, 0.4, np.random.default_rng(0))
@@ -259,6 +275,7 @@ class TestCommand:
             (["--frames", "8"], "clips of 8 frames"),
             (["--workers", "0"], "--workers 0: give 1 or more"),
             (["--syllables", "nowhere"], "too few recorded syllables"),
+            (["--head", "3"], "--head 3: give a share"),
         ],
     )
     def test_what_cannot_be_is_one_line(self, options, line, tmp_path, monkeypatch, capsys):

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning import anatomy
-from joyhallo.data.synthesis import lips, motion
+from joyhallo.conditioning.similarity import Similarity
+from joyhallo.data.synthesis import lips
 from joyhallo.data.synthesis.lighting import relight, stylise
 from joyhallo.data.synthesis.mouth import MouthLook, paint_inside
 from joyhallo.data.synthesis.raster import Window, blend_into, cut_patches, draw
@@ -54,7 +55,7 @@ class TestLips:
         points[78, :2], points[308, :2] = [64 - 2.6 * px_per_cm, 64], [64 + 2.6 * px_per_cm, 64]
         image = np.full((128, 128, 3), (170, 70, 80), np.uint8)
         image[58:70] = (235, 225, 215)  # the teeth reach half a centimetre up and down
-        moved = lips.without_teeth(image, points, motion.Pose(px_per_cm, np.eye(3), np.zeros(3)))
+        moved = lips.without_teeth(image, points, Similarity(px_per_cm, np.eye(3), np.zeros(3)))
         for columns, sign in ((lips._UPPER_COLUMNS, -1), (lips._LOWER_COLUMNS, 1)):
             lines = np.array(columns).T
             away = [(moved[line, 1] - 64) * sign / px_per_cm for line in lines]
@@ -65,7 +66,7 @@ class TestLips:
     def test_lips_without_teeth_keep_nearly_all_of_their_texture(self):
         points = np.random.default_rng(0).uniform(30, 90, (478, 3))
         image = np.full((128, 128, 3), (150, 80, 80), np.uint8)
-        moved = lips.without_teeth(image, points, motion.Pose(10.0, np.eye(3), np.zeros(3)))
+        moved = lips.without_teeth(image, points, Similarity(10.0, np.eye(3), np.zeros(3)))
         assert np.abs(moved - points[:, :2]).max() < 2
 
 

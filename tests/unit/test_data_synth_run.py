@@ -119,7 +119,7 @@ class TestRun:
             assert annotations.masks.shape == (3, 64, 64)
             assert annotations.masks[0].max() == 255
             assert annotations.speech_features is not None
-            assert annotations.speech_features.shape == (NUM_FRAMES, 2, 128)
+            assert annotations.speech_features.shape == (NUM_FRAMES, 3, 160)
             assert portrait is not None
             frames = dataset.frames(i, [0, NUM_FRAMES - 1])
             assert frames.shape == (2, 256, 256, 3)
@@ -153,7 +153,7 @@ class TestRun:
         assert len(read_lines(request_.output)) == 3 + 2 + 4 + 3
 
     def test_other_options_are_refused(self, request_):
-        with pytest.raises(UserError, match="begun with --seed 3, now it is 4"):
+        with pytest.raises(UserError, match="begun with seed=3, not 4"):
             synthesise(replace(request_, seed=4), quiet)
 
     def test_a_clip_made_elsewhere_and_alone_is_the_same(self, request_, tmp_path):
@@ -201,7 +201,7 @@ def stage():
 
 
 def opening_of(points: np.ndarray, template: np.ndarray) -> float:
-    return float(motion.lip_gap(motion.fit_pose(points, template).to_canonical(points)))
+    return float(motion.lip_gap(motion.fit_pose(points, template).undo(points)))
 
 
 class TestLips:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from joyhallo.cli.progress import Bar, shown
+
 if TYPE_CHECKING:
     from joyhallo.conditioning.face import FaceMesh
     from joyhallo.data.summary import Outcome, Share, Spread, Summary
@@ -107,9 +109,15 @@ def import_published(
             file=sys.stderr,
         )
     settings = ImportSettings(size_px=size_px, speech_encoder=speech_encoder, held_out_share=held_out_share)
-    import_dataset(root, output, settings, meta=meta, mesh=mesh, progress=_show_progress)
+    with shown(_bar, lambda _: None) as show:
+        import_dataset(root, output, settings, meta=meta, mesh=mesh, progress=lambda *clips: show(clips))
     print("\n".join(_described(summarise(output))))
     return 0
+
+
+def _bar(clips: tuple[int, ...]) -> Bar:
+    done, total = clips
+    return Bar("clips", done, total, f"{done}/{total}")
 
 
 def _available_mesh() -> FaceMesh | None:
@@ -123,12 +131,6 @@ def _available_mesh() -> FaceMesh | None:
         found = [hub.find(f"face_models/{name}") for name in FACE_MODEL_FILES]
         place = found[0].parent if found[0] is not None and None not in found else None
     return None if place is None else FaceMesh.from_path(place)
-
-
-def _show_progress(num_done: int, num_all: int) -> None:
-    """On one line of standard error, on terminals only."""
-    if sys.stderr.isatty():
-        print(f"\r{num_done} of {num_all} videos ", end="\n" if num_done == num_all else "", file=sys.stderr, flush=True)
 
 
 def _described(summary: Summary) -> list[str]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from joyhallo.cli.progress import Bar, shown, time_left
 from joyhallo.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from joyhallo.data.preparation.prepare import Progress, Summary
 
 
@@ -67,7 +65,7 @@ def prepare(
     note = note_on(settings)
     if note:
         print(note, file=sys.stderr)
-    with progress_shown() as show:
+    with shown(_bar, _line) as show:
         summary = run(list(videos), output, settings, Crew(engine, workers), show)
     _report(summary, output)
     return 0
@@ -87,39 +85,21 @@ def read_thresholds(entries: list[str]) -> dict[str, float]:
     return found
 
 
-@contextmanager
-def progress_shown() -> Iterator[Callable[[Progress], None]]:
-    """A bar with the time left on a terminal, one line a video elsewhere."""
-    if not sys.stderr.isatty():
-        yield _show_line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("videos", total=None, text="")
-
-        def show(progress: Progress) -> None:
-            bars.update(task, total=progress.total, completed=progress.done, text=_left(progress))
-
-        yield show
+def _bar(progress: Progress) -> Bar:
+    return Bar("videos", progress.done, progress.total, f"{progress.done}/{progress.total}{_left(progress)}")
 
 
-def _show_line(progress: Progress) -> None:
+def _line(progress: Progress) -> str | None:
+    """One for every video."""
     if not progress.lines:
-        return
+        return None
     line = progress.lines[0]
     outcome = line.detail if line.reason is None else f"{line.reason} ({line.detail})" if line.detail else line.reason
-    print(f"{progress.done}/{progress.total} {line.source}: {outcome}{_left(progress)}", file=sys.stderr, flush=True)
+    return f"{progress.done}/{progress.total} {line.source}: {outcome}{_left(progress)}"
 
 
 def _left(progress: Progress) -> str:
-    if progress.left_s is None or progress.done == progress.total:
-        return ""
-    minutes, seconds = divmod(round(progress.left_s), 60)
-    return f", {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+    return time_left(progress.left_s) if progress.done < progress.total else ""
 
 
 def _report(summary: Summary, output: Path) -> None:

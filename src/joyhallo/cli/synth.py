@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from joyhallo.cli.progress import Bar, shown, time_left
 
+if TYPE_CHECKING:
     from joyhallo.data.synthesis.synthesize import SynthesisProgress, SynthesisResult
 
 
@@ -32,6 +30,10 @@ class Clips:
     "Side of the square frames in pixels."
     frames: int = 48
     "Frames of a clip at 25 a second; clips of short videos have fewer."
+    head: float = 1.0
+    "Share of the heads' movement: small networks copy a face best from heads that hardly move."
+    opening: float = 1.0
+    "How far lips part, against the films: small networks part them less than they are shown."
     num_videos: int = 400
     "Use so many of the videos at most, chosen evenly."
     workers: int | None = None
@@ -75,11 +77,13 @@ def synth(
         num_clips=clips.clips,
         size_px=clips.size,
         num_frames=clips.frames,
+        head_share=clips.head,
+        opening=clips.opening,
         num_videos=clips.num_videos,
         num_workers=clips.workers if clips.workers is not None else os.cpu_count() or 1,
         seed=clips.seed,
     )
-    with _progress_shown() as show:
+    with shown(_bar, _TenthByTenth().line) as show:
         result = synthesise(request, show)
     _say(result, output)
     return 0
@@ -94,45 +98,22 @@ def _say(result: SynthesisResult, output: Path) -> None:
         print(f"not used: {result.num_refused} portraits or videos; {output / 'report.jsonl'} says why")
 
 
-@contextmanager
-def _progress_shown() -> Iterator[Callable[[SynthesisProgress], None]]:
-    """A bar on standard error; a line for every tenth of a stage where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield _TenthByTenth().show
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("starting", total=None, text="")
-
-        def show(progress: SynthesisProgress) -> None:
-            bars.update(
-                task,
-                description=progress.stage,
-                total=progress.num_total or 1,
-                completed=progress.num_done,
-                text=_text(progress),
-            )
-
-        yield show
+def _bar(progress: SynthesisProgress) -> Bar:
+    return Bar(progress.stage, progress.num_done, progress.num_total or 1, _text(progress))
 
 
 class _TenthByTenth:
+    """A line for every tenth of a stage."""
+
     def __init__(self) -> None:
         self._last: tuple[str, int] | None = None
 
-    def show(self, progress: SynthesisProgress) -> None:
+    def line(self, progress: SynthesisProgress) -> str | None:
         now = (progress.stage, 10 * progress.num_done // max(1, progress.num_total))
-        if progress.num_total and now != self._last:
-            print(f"{progress.stage}: {_text(progress)}", file=sys.stderr, flush=True)
-        self._last = now
+        before, self._last = self._last, now
+        return f"{progress.stage}: {_text(progress)}" if progress.num_total and now != before else None
 
 
 def _text(progress: SynthesisProgress) -> str:
-    text = f"{progress.num_done}/{progress.num_total}"
-    if progress.left_s is not None and progress.num_done < progress.num_total:
-        minutes, seconds = divmod(round(progress.left_s), 60)
-        text += f", {minutes}:{seconds:02d} left"
-    return text
+    left = time_left(progress.left_s) if progress.num_done < progress.num_total else ""
+    return f"{progress.num_done}/{progress.num_total}{left}"

@@ -87,6 +87,10 @@ class Dataset:
         """Whether `portrait` would give one; reads nothing."""
         return "png" in self._members[i]
 
+    def folder_of(self, i: int) -> Path:
+        """The folder of the dataset that sample `i` is in."""
+        return self.shards[self._shard_of[i]].folder
+
     def content(self, i: int, suffix: str) -> bytes:
         """The bytes of one file of sample `i`, such as its mp4."""
         return self._read(i, suffix)

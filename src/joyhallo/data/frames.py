@@ -24,6 +24,7 @@ SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
 KEY_FRAME_EVERY = 12
 
+_FULL_SCALE = 32768  # of 16-bit sound
 _CRF = "17"
 _BT709 = 1  # the number of BT.709 for primaries, transfer and matrix alike (ITU-T H.273)
 _LIMITED_RANGE = 1
@@ -95,6 +96,11 @@ def read_clip_frames(source: io.RawIOBase, indices: Sequence[int], where: str) -
     return np.stack([found[int(index)] for index in indices])
 
 
+def waveform_of(speech: np.ndarray) -> np.ndarray:
+    """Stored speech, int16, as float32 in [-1, 1)."""
+    return speech.astype(np.float32) / _FULL_SCALE
+
+
 class FilePart(io.RawIOBase):
     """Some bytes of a file as a file of their own."""
 
@@ -161,7 +167,7 @@ def _encode_sound(stream: "AudioStream", speech: np.ndarray, number: int) -> lis
     import av
 
     start = number * SAMPLES_PER_FRAME
-    samples = speech[start : start + SAMPLES_PER_FRAME].astype(np.float32) / 32768
+    samples = waveform_of(speech[start : start + SAMPLES_PER_FRAME])
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, start
     return stream.encode(frame)

@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,11 +19,12 @@ import numpy as np
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.lip_sync import MIN_FRAMES, LipSync, LipSyncScore
 from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
-from joyhallo.data.index import DatasetError, Index, write_text
+from joyhallo.data.heldout import is_held_out
+from joyhallo.data.index import Index, write_text
 from joyhallo.data.preparation.checks import speech_share
-from joyhallo.data.preparation.films import UNKNOWN_SPEAKER, Settings, Video, is_held_out
+from joyhallo.data.preparation.films import UNKNOWN_SPEAKER, Settings, Video
 from joyhallo.data.preparation.footage import watch
-from joyhallo.data.preparation.packing import pack_finished
+from joyhallo.data.preparation.packing import check_same_kind, locked, pack_finished
 from joyhallo.data.preparation.tracking import measure_sharpness
 from joyhallo.data.published import (
     PublishedClip,
@@ -40,11 +40,11 @@ from joyhallo.data.samples import NUM_POINTS, Annotations, Facts, write_sample
 from joyhallo.data.shards import WORK_NAME
 from joyhallo.errors import UserError
 from joyhallo.media.audio import read_speech
-from joyhallo.media.files import writing_error
 from joyhallo.media.image import read_image, resize
 
 MAX_DIFFERENCE = 3  # frames by which pictures and speech features may differ, as published
 EMBEDDING_SIZE = 512
+PRESET = "published"
 NUM_MESH_POINTS = 468  # without the irises, which the small mesh does not have
 
 
@@ -80,14 +80,15 @@ def import_dataset(
 
     Raises
     ------
-    UserError : no such folder, no clip that can be used, disk full.
+    UserError : no such folder, a dataset of another kind, no clip that can be used, disk full.
     """
     if settings.size_px < 64 or settings.size_px % 2 or settings.size_px > 2048:
         raise UserError(f"frames of {settings.size_px} px cannot be made: give an even number from 64 to 2048")
     clips = find_clips(Path(root), meta)
     work = Path(dataset) / WORK_NAME
     videos = []
-    with _locked(work):
+    with locked(work):
+        check_same_kind(work, Path(dataset), {"preset": PRESET, **asdict(settings)})
         for number, clip in enumerate(clips, 1):
             video = _identify(clip)
             videos.append(video)
@@ -100,7 +101,7 @@ def import_dataset(
                 write_text(record, json.dumps([asdict(line) for line in lines], ensure_ascii=False, indent=1))
             if progress:
                 progress(number, len(clips))
-        packed = Settings(preset="published", size_px=settings.size_px, held_out_share=settings.held_out_share)
+        packed = Settings(preset=PRESET, size_px=settings.size_px, held_out_share=settings.held_out_share)
         return pack_finished(work, Path(dataset), videos, packed, [])
 
 
@@ -253,18 +254,3 @@ def _identify(clip: PublishedClip) -> Video:
         digest.update(str(size).encode())
     digest.update(str(len(clip.pictures())).encode())
     return Video(Path(clip.name), digest.hexdigest()[:16], num_bytes)
-
-
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise writing_error(problem, work.parent, "dataset", DatasetError) from problem
-    try:
-        with FileLock(work / "lock", timeout=0):
-            yield
-    except Timeout as problem:
-        raise DatasetError(f"'{work.parent}' is being made by another process: wait for it, or name another") from problem

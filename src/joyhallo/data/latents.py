@@ -12,7 +12,6 @@ Axes: S frames of all samples, K portraits, n frames asked for, C channels, h an
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -26,7 +25,8 @@ from joyhallo.data.dataset import Dataset, ShardPlace
 from joyhallo.data.frames import KEY_FRAME_EVERY
 from joyhallo.data.index import DatasetError
 from joyhallo.data.pixels import to_network
-from joyhallo.media.files import publish, writing_error
+from joyhallo.data.row_file import RowFile, num_bytes_missing, open_rows, require_room
+from joyhallo.media.files import writing_error
 from joyhallo.models.latents import downscale_factor
 
 FOLDER_NAME = "latents"
@@ -49,7 +49,7 @@ class LatentCache:
         self._portrait_row: list[int | None] = []
         for number, shard in enumerate(dataset.shards):
             row = portrait = 0
-            for i in range(shard.first, shard.first + shard.entry.num_samples):
+            for i in _samples_of(shard):
                 self._shard_of.append(number)
                 self._first.append(row)
                 self._portrait_row.append(portrait if dataset.has_portrait(i) else None)
@@ -78,18 +78,18 @@ class LatentCache:
 
         Raises
         ------
-        DatasetError : the disk is full or cannot be written, a dataset is damaged.
+        DatasetError : the disk has no room for all of it, is full or cannot be written; a dataset is damaged.
         """
         from filelock import FileLock
 
         name = fingerprint(vae)
         num_all = sum(facts.num_frames for facts in dataset.facts)
+        _require_room(dataset, vae, [_place_of(shard, name, folder) for shard in dataset.shards])
         num_done = 0
         for shard in dataset.shards:
             place = _place_of(shard, name, folder)
-            samples = range(shard.first, shard.first + shard.entry.num_samples)
+            samples = _samples_of(shard)
             try:
-                place.parent.mkdir(parents=True, exist_ok=True)
                 with FileLock(place.with_suffix(".lock")):  # two runs on one dataset do the work once
                     for num_new in _encode_shard(dataset, samples, vae, place, batch):
                         num_done += num_new
@@ -108,7 +108,7 @@ class LatentCache:
         numbers = np.asarray(indices)
         if ((numbers < 0) | (numbers >= self._num_frames[i])).any():
             raise IndexError(f"sample {i} has {self._num_frames[i]} frames, asked for {list(map(int, numbers))}")
-        rows = _open(self._places[self._shard_of[i]] / "frames.npy")[self._first[i] + numbers]
+        rows = open_rows(self._places[self._shard_of[i]] / "frames.npy")[self._first[i] + numbers]
         return self._drawn(rows, generator)
 
     def portrait(self, i: int, generator: torch.Generator | None = None) -> Tensor | None:
@@ -116,7 +116,7 @@ class LatentCache:
         row = self._portrait_row[i]
         if row is None:
             return None
-        rows = _open(self._places[self._shard_of[i]] / "portraits.npy")[row : row + 1]
+        rows = open_rows(self._places[self._shard_of[i]] / "portraits.npy")[row : row + 1]
         return self._drawn(rows, generator)[0]
 
     def _drawn(self, rows: np.ndarray, generator: torch.Generator | None) -> Tensor:
@@ -135,8 +135,8 @@ class LatentCache:
             path = place / name
             if num_rows and not path.is_file():
                 raise DatasetError(f"'{path}' is missing: encode the dataset first")
-            if num_rows and len(_open(path)) != num_rows:
-                raise DatasetError(f"'{path}' has {len(_open(path))} rows and not {num_rows}: remove it and encode again")
+            if num_rows and len(open_rows(path)) != num_rows:
+                raise DatasetError(f"'{path}' has {len(open_rows(path))} rows and not {num_rows}: remove it and encode again")
 
 
 def fingerprint(vae: nn.Module) -> str:
@@ -153,11 +153,33 @@ def _place_of(shard: ShardPlace, name: str, folder: str | Path | None) -> Path:
     return above / name / f"{Path(shard.entry.name).stem}-{shard.entry.sha256[:12]}"
 
 
+def _samples_of(shard: ShardPlace) -> range:
+    return range(shard.first, shard.first + shard.entry.num_samples)
+
+
+def _require_room(dataset: Dataset, vae: nn.Module, places: Sequence[Path]) -> None:
+    """Make the folders, and check that each disk can take what is still to be encoded into them."""
+    missing: dict[int, int] = {}
+    folders: dict[int, Path] = {}
+    for shard, place in zip(dataset.shards, places, strict=True):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            num_frames = sum(dataset.facts[i].num_frames for i in _samples_of(shard))
+            disk = place.parent.stat().st_dev
+            num_bytes = num_bytes_missing(place / "frames.npy", num_frames, _row_shape(dataset, vae))
+        except OSError as problem:
+            raise writing_error(problem, place, "latents", DatasetError) from problem
+        folders[disk] = place.parent
+        missing[disk] = missing.get(disk, 0) + num_bytes
+    for disk, num_bytes in missing.items():
+        require_room(folders[disk], num_bytes, "latents", DatasetError)
+
+
 def _encode_shard(dataset: Dataset, samples: range, vae: nn.Module, place: Path, batch: int) -> Iterator[int]:
     """Yields how many frames more are there, for every sample."""
     place.mkdir(exist_ok=True)
     lengths = [dataset.facts[i].num_frames for i in samples]
-    rows = _RowFile(place / "frames.npy", lengths, _row_shape(dataset, vae))
+    rows = RowFile(place / "frames.npy", lengths, _row_shape(dataset, vae))
     yield rows.num_rows_done
     for i in samples[rows.num_parts_done :]:
         rows.append(np.concatenate([_encode(vae, pictures) for pictures in _pictures(dataset, i, batch)]))
@@ -165,7 +187,7 @@ def _encode_shard(dataset: Dataset, samples: range, vae: nn.Module, place: Path,
     rows.finish()
     with_portrait = [i for i in samples if dataset.has_portrait(i)]
     if with_portrait:
-        portraits = _RowFile(place / "portraits.npy", [1] * len(with_portrait), _row_shape(dataset, vae))
+        portraits = RowFile(place / "portraits.npy", [1] * len(with_portrait), _row_shape(dataset, vae))
         for i in with_portrait[portraits.num_parts_done :]:
             portraits.append(_encode(vae, cast(np.ndarray, dataset.portrait(i))[None]))
         portraits.finish()
@@ -195,48 +217,3 @@ def _row_shape(dataset: Dataset, vae: nn.Module) -> tuple[int, int, int]:
     channels = int(vae.config["latent_channels"])  # type: ignore[index]
     side = dataset.index.size_px // downscale_factor(vae)
     return (2 * channels if isinstance(vae, AutoencoderKL) else channels, side, side)
-
-
-class _RowFile:
-    """An .npy file of float16 rows that grows part by part under another name; how long it is says where to go on.
-
-    Not a memory map while it grows: writing to one on a full disk ends the process.
-    """
-
-    def __init__(self, path: Path, part_lengths: list[int], row_shape: tuple[int, ...]) -> None:
-        self._path, self._partial = path, path.with_suffix(".partial")
-        self._ends = np.cumsum([0, *part_lengths])
-        self.num_parts_done = len(part_lengths)
-        if path.is_file():
-            return
-        header = io.BytesIO()
-        shape = (int(self._ends[-1]), *row_shape)
-        np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        num_header_bytes, num_row_bytes = header.tell(), 2 * int(np.prod(row_shape))
-        with self._partial.open("ab") as file:
-            num_rows = max(0, file.tell() - num_header_bytes) // num_row_bytes
-            self.num_parts_done = int(np.searchsorted(self._ends, num_rows, side="right")) - 1
-            file.truncate(num_header_bytes + self.num_rows_done * num_row_bytes if num_rows else 0)
-            if not num_rows:
-                file.write(header.getvalue())
-
-    @property
-    def num_rows_done(self) -> int:
-        return int(self._ends[self.num_parts_done])
-
-    def append(self, rows: np.ndarray) -> None:
-        """The rows of the next part."""
-        with self._partial.open("ab") as file:
-            file.write(np.ascontiguousarray(rows).tobytes())
-        self.num_parts_done += 1
-
-    def finish(self) -> None:
-        if not self._path.is_file():
-            publish(self._partial, self._path)
-
-
-def _open(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as problem:
-        raise DatasetError(f"'{path}' cannot be read: remove it and encode the dataset again") from problem

@@ -109,12 +109,6 @@ def pack(
     return index
 
 
-def file_sha256(path: Path) -> str:
-    """Of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _finished_samples(work_folder: Path) -> Iterator[_Sample]:
     for path in sorted(work_folder.glob(f"*.{FACTS_SUFFIX}"), key=lambda path: path.stem):
         files = {suffix: path.with_suffix(f".{suffix}") for suffix in (*REQUIRED, *OPTIONAL)}

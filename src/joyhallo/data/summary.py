@@ -11,7 +11,7 @@ from joyhallo.data.dataset import Dataset
 from joyhallo.data.frames import FPS
 from joyhallo.data.index import DatasetError
 from joyhallo.data.report import read_lines
-from joyhallo.data.shards import file_sha256
+from joyhallo.weights.hub import file_sha256
 
 
 @dataclass(frozen=True)

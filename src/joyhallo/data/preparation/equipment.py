@@ -9,15 +9,13 @@ import torch
 
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.identity import IdentityEncoder, InsightFaceIdentity, MiniIdentity
-from joyhallo.conditioning.speech import MelSpeech, SpeechEncoder, Wav2Vec2Speech, prepare_speech
+from joyhallo.conditioning.speech import MelSpeech, SpeechEncoder, Wav2Vec2Speech
 from joyhallo.conditioning.vocals import VocalSeparator
-from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
 from joyhallo.data.preparation.films import MANDARIN_ENCODER, mandarin_folder
+from joyhallo.data.speech_features import encode_clip
 from joyhallo.weights import hub
 from joyhallo.weights.pipeline_folder import load_component
 from joyhallo.weights.registry import IDENTITY_FILES, VOCALS_FILE
-
-_FULL_SCALE = 32768.0  # of 16-bit sound
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +31,7 @@ class Equipment:
 
     def encode_speech(self, speech: np.ndarray) -> np.ndarray | None:
         """Features [F, blocks, channels] float16 of `speech` [F·640] int16, normalised over the clip; None without encoder."""
-        if self.speech is None:
-            return None
-        num_frames = len(speech) // SAMPLES_PER_FRAME
-        if speech.min() == speech.max():  # silence has the features of silence, as in training
-            return self.speech.encode(torch.zeros(len(speech)), num_frames).half().numpy()
-        features = prepare_speech(speech.astype(np.float32) / _FULL_SCALE, self.speech, fps=FPS, clip_length=1)
-        window = features.window(0, num_frames)
-        return window[:, window.shape[1] // 2].half().numpy()
+        return None if self.speech is None else encode_clip(speech, self.speech)
 
 
 def open_equipment(preset: str, separate_vocals: bool) -> Equipment:

@@ -65,11 +65,6 @@ def identify(path: Path) -> Video:
     return Video(path, digest.hexdigest()[:16], num_bytes)
 
 
-def is_held_out(identity: str, share: float) -> bool:
-    """Whether a film is never trained on: a fixed share of all, by its content."""
-    return int(identity[:8], 16) / 2**32 < share
-
-
 def settings_for(preset: str, **changes: Any) -> Settings:  # noqa: ANN401 (the fields of Settings and Thresholds)
     """The settings of a preset; `published` follows the published data preparation at 512 px.
 

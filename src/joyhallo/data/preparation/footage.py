@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from joyhallo.data.frames import FPS
-from joyhallo.media.container import open_container
+from joyhallo.media.container import frames_in, open_container, packets_of
 from joyhallo.media.files import require_file
 from joyhallo.media.video_error import VideoError
 
@@ -143,15 +143,5 @@ def _decoded(path: Path) -> Iterator[tuple[Fraction, _Still]]:
 
 
 def _frames(container: "InputContainer", stream: "av.VideoStream") -> Iterator["av.VideoFrame"]:
-    from av.error import FFmpegError
-
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, FFmpegError):  # a file cut short ends where it was cut
-            return
-        try:
-            yield from (frame for frame in packet.decode() if not frame.is_corrupt)
-        except (FFmpegError, ValueError):  # damaged: players skip it too
-            continue
+    for packet in packets_of(container, stream):
+        yield from (frame for frame in frames_in(packet) if not frame.is_corrupt)

@@ -18,6 +18,7 @@ from joyhallo.conditioning.lip_sync import MIN_FRAMES, LipSync, LipSyncScore
 from joyhallo.conditioning.masks import clip_box, clip_masks
 from joyhallo.data.frames import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from joyhallo.data.framing import FaceCrop, face_crop
+from joyhallo.data.heldout import is_held_out
 from joyhallo.data.preparation.checks import (
     Rejection,
     check_crop,
@@ -27,7 +28,7 @@ from joyhallo.data.preparation.checks import (
     speech_share,
 )
 from joyhallo.data.preparation.equipment import Equipment
-from joyhallo.data.preparation.films import UNKNOWN_SPEAKER, Settings, Video, is_held_out
+from joyhallo.data.preparation.films import UNKNOWN_SPEAKER, Settings, Video
 from joyhallo.data.preparation.footage import Picture, sound_start_s, watch
 from joyhallo.data.preparation.tracking import SpeakerTracker, Stretch
 from joyhallo.data.report import ReportLine

@@ -2,20 +2,51 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, cast
 
-from joyhallo.data.index import INDEX_NAME, Index, read_index, write_text
+from joyhallo.data.index import INDEX_NAME, Index, read_index, read_json, write_text
 from joyhallo.data.preparation.films import UNKNOWN_SPEAKER, Settings, Video
 from joyhallo.data.preparation.people import SAME_PERSON, read_people, write_people
 from joyhallo.data.report import ReportLine, append_lines, read_lines
 from joyhallo.data.samples import FACTS_SUFFIX, facts_text, read_annotations, read_facts
 from joyhallo.data.shards import pack
 from joyhallo.errors import UserError
+from joyhallo.media.files import writing_error
 
 PEOPLE_NAME = "people.safetensors"
 READY_NAME = "ready"
+_SETTINGS_NAME = "settings.json"
+
+
+def check_same_kind(work: Path, dataset: Path, settings: Mapping[str, Any]) -> None:
+    """A dataset has one kind of clips, that of its first run: refuse others before any work, and note down these.
+
+    `settings`: by name; those that belong together in mappings of their own. Raises UserError with the first that differs.
+    """
+    asked, before = _flat(settings), {}
+    if (dataset / INDEX_NAME).is_file():
+        index = read_index(dataset)
+        before = {"preset": index.preset, "size_px": index.size_px}
+    path = work / _SETTINGS_NAME
+    if path.is_file():
+        before |= _flat(cast("dict[str, Any]", read_json(path)))
+    for name, value in asked.items():
+        if before.get(name, value) != value:
+            raise UserError(
+                f"the dataset '{dataset}' was begun with {name}={before[name]}, not {value}: give the same settings, or "
+                "another output folder"
+            )
+    if asked.keys() - before.keys():
+        write_text(path, json.dumps(before | asked, indent=1, sort_keys=True))
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    inner = [values for values in settings.values() if isinstance(values, dict)]
+    return {name: value for values in (settings, *inner) for name, value in values.items() if not isinstance(value, dict)}
 
 
 def pack_finished(
@@ -88,3 +119,24 @@ def _report(dataset: Path, work: Path, videos: Sequence[Video], others: Iterable
     known = {(line.get("source"), line.get("key"), line.get("start_s"), line.get("reason")) for line in read_lines(dataset)}
     new = [*others, *read_records(work, videos)]
     append_lines(dataset, [line for line in new if (line.source, line.key, line.start_s, line.reason) not in known])
+
+
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """The unfinished business of a dataset, made if it is not there, for this process alone.
+
+    Raises UserError when another process is at it, or the folder cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise writing_error(problem, work.parent, "dataset", UserError) from problem
+    try:
+        with FileLock(work / "lock", timeout=0):
+            yield
+    except Timeout as problem:
+        raise UserError(
+            f"'{work.parent}' is being prepared by another process: wait for it, or give another output"
+        ) from problem

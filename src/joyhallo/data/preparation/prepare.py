@@ -11,17 +11,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from joyhallo.data.preparation import engine
 from joyhallo.data.preparation.films import Settings, Video, find_videos, identify
-from joyhallo.data.preparation.packing import pack_finished, read_records
+from joyhallo.data.preparation.packing import check_same_kind, locked, pack_finished, read_records
 from joyhallo.data.report import ReportLine
 from joyhallo.errors import UserError
-from joyhallo.media.files import writing_error, written_whole
+from joyhallo.media.files import written_whole
 
 WORK_NAME = ".work"
 FAILED = "preparation failed"  # by a fault of ours, or because the process was killed twice
@@ -72,12 +71,8 @@ def prepare(
         places, dataset = [Path(place).absolute() for place in places], Path(dataset).absolute()
     paths = find_videos(places)
     work = Path(dataset) / WORK_NAME
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise writing_error(problem, Path(dataset), "dataset", UserError) from problem
-    with _locked(work):
-        _check_settings(work / "settings.json", settings)
+    with locked(work):
+        check_same_kind(work, Path(dataset), asdict(settings))
         videos, others = _identified(paths)
         known = {video.identity for video in videos if _record(work, video).is_file()}
         new = [video for video in videos if video.identity not in known]
@@ -164,38 +159,3 @@ def _keep(work: Path, video: Video, lines: list[ReportLine]) -> None:
     with written_whole(_record(work, video), "record of a video", UserError) as temporary:
         text = json.dumps([asdict(line) for line in lines], ensure_ascii=False, indent=1)
         temporary.write_text(text, encoding="utf-8")
-
-
-def _check_settings(path: Path, settings: Settings) -> None:
-    """A dataset has one kind of clips: the settings of its first run."""
-    asked = asdict(settings)
-    if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        flat, before = ({**values, **values["thresholds"]} for values in (asked, earlier))
-        changed = [name for name in flat if name != "thresholds" and flat[name] != before.get(name)]
-        if changed:
-            name = changed[0]
-            raise UserError(
-                f"this dataset was begun with {name}={before.get(name)}, not {flat[name]}: "
-                "give the same settings, or another output folder"
-            )
-        return
-    with written_whole(path, "settings", UserError) as temporary:
-        temporary.write_text(json.dumps(asked, indent=1, sort_keys=True), encoding="utf-8")
-
-
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(work / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as problem:
-        raise UserError(
-            f"'{work.parent}' is being prepared by another process: wait for it, or give another output"
-        ) from problem
-    try:
-        yield
-    finally:
-        lock.release()

@@ -34,6 +34,21 @@ class Style:
     mouth: float  # how far the mouth opens, against the film
     width: float  # how far its corners move
 
+    def with_head(self, share: float) -> "Style":
+        """The same with so much of the head's movement."""
+        nod, turn, tilt = self.sway_deg
+        return replace(
+            self,
+            filmed_head=share * self.filmed_head,
+            sway_deg=(share * nod, share * turn, share * tilt),
+            sway_cm=share * self.sway_cm,
+            nod_deg=share * self.nod_deg,
+        )
+
+    def with_opening(self, factor: float) -> "Style":
+        """The same with lips that part so much wider; closed ones stay closed."""
+        return replace(self, mouth=factor * self.mouth)
+
 
 def draw_style(random: np.random.Generator) -> Style:
     """A style at random; one in five hardly moves the head, as people do who read aloud."""

@@ -75,16 +75,13 @@ def read_gesture(points: np.ndarray, template: np.ndarray) -> Gesture:
     measures = np.stack([motion.lip_gap(canonical), np.linalg.norm(mouth_corners[0] - mouth_corners[1], axis=-1)], 1)
     is_shut = measures[:, 0] <= np.percentile(measures[:, 0], 35)
     rest = np.argsort(np.abs(measures - np.median(measures[is_shut], 0)).sum(1))[:12]
-    rotations = np.stack([pose.rotation for pose in poses])
-    mean_rotation = _mean_rotation(rotations)
-    scales = np.array([pose.scale for pose in poses])
-    scale = np.median(scales)
-    shifts = np.stack([pose.shift for pose in poses])
+    mean_rotation = _mean_rotation(poses.rotation)
+    scale = np.median(poses.scale)
     return Gesture(
         shape=canonical - canonical[rest].mean(0),
         gap=shut_when_nearly_shut(gaps),
         blink=_blinks(canonical),
-        rotation=np.stack([part_of_rotation(rotation @ mean_rotation.T, _HEAD_SHARE) for rotation in rotations]),
-        scale=(scales / scale) ** _HEAD_SHARE,
-        shift=(shifts - np.median(shifts, 0)) * _HEAD_SHARE / scale,
+        rotation=np.stack([part_of_rotation(rotation @ mean_rotation.T, _HEAD_SHARE) for rotation in poses.rotation]),
+        scale=(poses.scale / scale) ** _HEAD_SHARE,
+        shift=(poses.shift - np.median(poses.shift, 0)) * _HEAD_SHARE / scale,
     )

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning import anatomy
-from joyhallo.data.synthesis import motion
+from joyhallo.conditioning.similarity import Similarity
 
 INNER_UPPER, INNER_LOWER = anatomy.INNER_UPPER_LIP[1:-1], anatomy.INNER_LOWER_LIP[1:-1]  # without the corners
 INNER_PAIRS = tuple(zip(INNER_UPPER, INNER_LOWER, strict=True))
@@ -65,7 +65,7 @@ def settle_lip_line(image: np.ndarray, points: np.ndarray, px_per_cm: float) -> 
         points[up, 1] = points[low, 1] = (points[up, 1] + points[low, 1]) / 2 + shift
 
 
-def without_teeth(image: np.ndarray, points: np.ndarray, pose: motion.Pose) -> np.ndarray:
+def without_teeth(image: np.ndarray, points: np.ndarray, pose: Similarity) -> np.ndarray:
     """Where to take the texture of parted lips from, [N, 2]: the points of the inner lips often lie upon the teeth.
 
     `image` [S, S, 3], `points` [N, 2 or 3] in its pixels. The inner line moves into the lip as far as teeth are seen, the lines
@@ -74,7 +74,7 @@ def without_teeth(image: np.ndarray, points: np.ndarray, pose: motion.Pose) -> n
     moved = points[:, :2].copy()
     smooth = cv2.GaussianBlur(image, (0, 0), 0.6).astype(np.float32)
     ring = np.zeros(image.shape[:2], np.uint8)
-    cv2.fillPoly(ring, [np.round(moved[list(motion.INNER_RING)]).astype(np.int32)], 1)
+    cv2.fillPoly(ring, [np.round(moved[list(anatomy.INNER_LIP_RING)]).astype(np.int32)], 1)
     inside = smooth[ring > 0]
     if len(inside) < 6:
         return moved

@@ -9,6 +9,7 @@ import numpy as np
 from joyhallo.conditioning.anatomy import silhouette_box
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.portrait import PortraitError, choose_face
+from joyhallo.conditioning.similarity import Similarity
 from joyhallo.data.heldout import is_held_out_person, person_of
 from joyhallo.data.synthesis import motion
 from joyhallo.data.synthesis.canonical import CanonicalMesh
@@ -92,13 +93,13 @@ def study(still: Still, finder: FaceMesh, mesh: CanonicalMesh, size_px: int) -> 
         )
     points = face.landmarks.astype(np.float64)
     pose = motion.fit_pose(points, mesh.vertices)
-    canonical = pose.to_canonical(points)
+    canonical = pose.undo(points)
     reason, detail = _fault(points, pose, canonical, size_px)
     teeth = read_teeth(image, points, mesh.vertices, closed_mouth(canonical))
     return StudiedStill(face.landmarks, reason, detail, teeth if teeth and is_natural(teeth) else None)
 
 
-def _fault(points: np.ndarray, pose: motion.Pose, canonical: np.ndarray, size_px: int) -> tuple[str | None, str]:
+def _fault(points: np.ndarray, pose: Similarity, canonical: np.ndarray, size_px: int) -> tuple[str | None, str]:
     """Why a face would look wrong when it is stretched: beyond these limits it does. (None, "") when there is nothing."""
     yaw = float(np.degrees(np.arcsin(np.clip(pose.rotation[0, 2], -1, 1))))
     roll = float(np.degrees(np.arctan2(pose.rotation[1, 0], pose.rotation[0, 0])))

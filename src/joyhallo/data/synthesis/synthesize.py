@@ -5,7 +5,6 @@ the inside of the mouth is painted. Held-out people speak with held-out sound on
 that was stopped goes on where it was, and the same options make the same clips, in any number of processes.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import Any, cast
 import numpy as np
 
 from joyhallo.conditioning.face import FaceMesh
-from joyhallo.data.index import INDEX_NAME, Index, read_index, read_shard, write_text
+from joyhallo.data.index import INDEX_NAME, Index, read_index, read_shard
 from joyhallo.data.preparation.engine import Answer, LocalCrew, Work, attempt, run_all
+from joyhallo.data.preparation.packing import check_same_kind, locked
 from joyhallo.data.report import ReportLine, append_lines, read_lines
 from joyhallo.data.shards import pack
 from joyhallo.data.synthesis import mandarin
@@ -43,6 +43,8 @@ class SynthesisRequest:
     num_clips: int | None = None  # or so many in all
     size_px: int = 256
     num_frames: int = 48
+    head_share: float = 1.0  # of the head's movement
+    opening: float = 1.0  # of the lips, against the films'
     num_videos: int = 400  # that movement is taken from, at most
     num_workers: int = 1
     seed: int = 0
@@ -78,9 +80,15 @@ def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
     """
     _check(request)
     work = request.output / WORK_NAME
-    for name in ("portraits", "videos", "clips"):
-        (work / name).mkdir(parents=True, exist_ok=True)
-    _keep_options(request, work)
+    with locked(work):
+        kind = {name: getattr(request, name) for name in ("size_px", "num_frames", "head_share", "opening", "seed")}
+        check_same_kind(work, request.output, {"preset": "mini", **kind})
+        for name in ("portraits", "videos", "clips"):
+            (work / name).mkdir(exist_ok=True)
+        return _synthesise(request, work, show)
+
+
+def _synthesise(request: SynthesisRequest, work: Path, show: Show) -> SynthesisResult:
     stills = list_stills(request.portraits)
     films = list_films(request.videos, request.num_videos)
     new_stills = [still for still in stills if not (work / "portraits" / f"{still.name}.npz").exists()]
@@ -152,35 +160,19 @@ def _check(request: SynthesisRequest) -> None:
     for name, number in (("takes", request.num_takes), ("clips", request.num_clips), ("workers", request.num_workers)):
         if number is not None and number < 1:
             raise UserError(f"--{name} {number}: give 1 or more")
+    if not 0 <= request.head_share <= 2:
+        raise UserError(f"--head {request.head_share:g}: give a share from 0, heads that stay where they are, to 2")
+    if not 0.5 <= request.opening <= 2:
+        raise UserError(f"--opening {request.opening:g}: give a factor from 0.5 to 2")
     if request.num_takes is not None and request.num_clips is not None:
         raise UserError("--takes and --clips were both given: one is per portrait, the other is the sum; give one")
     if request.syllables is not None and not all(mandarin.read_syllables(request.syllables).values()):
-        raise UserError(
-            f"there are too few recorded syllables in '{request.syllables}': give a folder of files like niu4.opus, "
-            "about a hundred at least, so that some can be held out"
-        )
+        raise UserError(f"too few recorded syllables in '{request.syllables}': give a folder of a hundred files like niu4.opus")
     if request.face_models.suffix != ".task":
         raise UserError(
             "the face models of MediaPipe's bundle are needed: let JOYHALLO_WEIGHTS name a folder with "
             "face_landmarker_v2_with_blendshapes.task"
         )
-
-
-def _keep_options(request: SynthesisRequest, work: Path) -> None:
-    """Clips of a dataset are of one kind: a second run must not mix in others."""
-    options: dict[str, Any] = {"size_px": request.size_px, "num_frames": request.num_frames, "seed": request.seed}
-    path = work / "options.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in options.items():
-            if before.get(name) != value:
-                what = name.removesuffix("_px").removeprefix("num_")
-                raise UserError(
-                    f"'{request.output}' was begun with --{what} {before.get(name)}, now it is {value}: give another folder, "
-                    "or the same options"
-                )
-        return
-    write_text(path, json.dumps(options) + "\n")
 
 
 def _cast(request: SynthesisRequest, work: Path, stills: Sequence[Still], films: Sequence[Film]) -> tuple[Cast, list[Still]]:
@@ -207,6 +199,8 @@ def _cast(request: SynthesisRequest, work: Path, stills: Sequence[Still], films:
         syllables=request.syllables,
         size_px=request.size_px,
         num_frames=request.num_frames,
+        head_share=request.head_share,
+        opening=request.opening,
         seed=request.seed,
     )
     return things, usable

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.similarity import Similarity
 from joyhallo.data.synthesis import motion
 
 PX_PER_CM = 36
@@ -37,13 +39,13 @@ class Teeth:
         return np.asarray(cv2.remap(self.pixels, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
 
 
-def _unwrapped(image: np.ndarray, pose: motion.Pose, middle: np.ndarray) -> np.ndarray:
+def _unwrapped(image: np.ndarray, pose: Similarity, middle: np.ndarray) -> np.ndarray:
     """The plane of the teeth around `middle` [3] (canonical) as seen in the picture, float32 [h, w, 3]."""
     rows = np.arange(-ABOVE_CM, ABOVE_CM + 1 / PX_PER_CM, 1 / PX_PER_CM)
     columns = np.arange(-HALF_WIDTH_CM, HALF_WIDTH_CM + 1 / PX_PER_CM, 1 / PX_PER_CM)
     x, y = np.meshgrid(columns, rows)
     places = np.stack([x, y, np.zeros_like(x)], -1).reshape(-1, 3) + middle
-    at = pose.to_picture(places)[:, :2].reshape(*x.shape, 2).astype(np.float32)
+    at = pose.apply(places)[:, :2].reshape(*x.shape, 2).astype(np.float32)
     seen = cv2.remap(image, at[..., 0], at[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return seen.astype(np.float32)
 
@@ -65,13 +67,13 @@ def read_teeth(image: np.ndarray, points: np.ndarray, template: np.ndarray, shut
     canonical points of this face with the lips brought together.
     """
     pose = motion.fit_pose(points, template)
-    canonical = pose.to_canonical(points.astype(np.float64))
+    canonical = pose.undo(points.astype(np.float64))
     opening = float(motion.lip_gap(canonical))
     if pose.scale < _MIN_PX_PER_CM or not _SMALLEST_SMILE_CM <= opening <= _LARGEST_SMILE_CM:
         return None
     middle = (shut[13] + shut[14]) / 2
     seen = _unwrapped(image, pose, middle)
-    ring = (canonical[list(motion.INNER_RING), :2] - middle[:2] + [HALF_WIDTH_CM, ABOVE_CM]) * PX_PER_CM
+    ring = (canonical[list(anatomy.INNER_LIP_RING), :2] - middle[:2] + [HALF_WIDTH_CM, ABOVE_CM]) * PX_PER_CM
     inside = np.zeros(seen.shape[:2], np.uint8)
     cv2.fillPoly(inside, [np.round(ring).astype(np.int32)], 1)
     if inside.sum() < 200:

@@ -10,6 +10,7 @@ import numpy as np
 
 from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.anatomy import SILHOUETTE
+from joyhallo.conditioning.similarity import Similarity
 from joyhallo.data.synthesis import motion
 from joyhallo.data.synthesis.canonical import CanonicalMesh
 from joyhallo.data.synthesis.gestures import Gesture
@@ -63,11 +64,11 @@ class TalkingPortrait:
         self.image, self.size = image, image.shape[0]
         self.points = points.astype(np.float64).copy()
         self.pose = motion.fit_pose(self.points, mesh.vertices)
-        self.opening = float(motion.lip_gap(self.pose.to_canonical(self.points)))
+        self.opening = float(motion.lip_gap(self.pose.undo(self.points)))
         self._is_shut = self.opening < _SHUT_CM
         if self._is_shut:
             settle_lip_line(self.image, self.points, self.pose.scale)
-        self.canonical = self.pose.to_canonical(self.points)
+        self.canonical = self.pose.undo(self.points)
         self.rest = closed_mouth(self.canonical)
         self._prepare_outside()
         self._split_triangles(mesh.triangles)
@@ -111,7 +112,7 @@ class TalkingPortrait:
     def _split_triangles(self, triangles: np.ndarray) -> None:
         """The mesh's triangles [T, 3] as skin and as the two eyes; those within the lips are painted instead."""
         self._eye_triangles = []
-        is_other = _within(triangles, motion.INNER_RING)
+        is_other = _within(triangles, anatomy.INNER_LIP_RING)
         for ring, *_ in _EYES:
             is_eye = _within(triangles, ring)
             self._eye_triangles.append((list(ring), triangles[is_eye]))
@@ -126,12 +127,12 @@ class TalkingPortrait:
     def place(self, gesture: Gesture, frame: int) -> Placed:
         """Where the mesh and the points around the face go in a frame of a gesture."""
         shape = self._shape(gesture, frame)
-        pose = motion.Pose(
+        pose = Similarity(
             self.pose.scale * gesture.scale[frame],
             gesture.rotation[frame] @ self.pose.rotation,
             self.pose.shift + gesture.shift[frame] * self.pose.scale,
         )
-        points, rigid = pose.to_picture(shape), pose.to_picture(self.canonical[:_NUM_MESH])[:, :2]
+        points, rigid = pose.apply(shape), pose.apply(self.canonical[:_NUM_MESH])[:, :2]
         moved = points[:_NUM_MESH, :2]
         head = (rigid - self.points[:_NUM_MESH, :2])[self._owners]
         skin = (moved - rigid)[self._owners]
@@ -186,7 +187,7 @@ class TalkingPortrait:
 
     def _render_mouth(self, frame: np.ndarray, patches: Patches, placed: Placed) -> None:
         """Draw the lips' edges and what is between them into the frame."""
-        ring = placed.flat[list(motion.INNER_RING)]
+        ring = placed.flat[list(anatomy.INNER_LIP_RING)]
         window = window_around(ring, 6, self.size, _SAMPLES)
         drawn = draw(self.image, patches, window)
         pixels = drawn.pixels.astype(np.float32)
