@@ -86,7 +86,8 @@ class Step:
     def loss(self, networks: Networks, checkpointing: bool) -> Tensor:
         is_mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype) if is_mixed else nullcontext():
-            return velocity_loss(networks, self.batch, self.case.recipe.objective, self.draws, checkpointing).mean()
+            objective = replace(self.case.recipe.objective, mouth_weight=0.0)  # the networks alone
+            return velocity_loss(networks, self.batch, objective, self.draws, checkpointing).mean()
 
     def __call__(self, networks: Networks | None = None, checkpointing: bool = False) -> float:
         """One step; returns the gradients' norm."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from joyhallo.conditioning.portrait import Portrait
+from joyhallo.data.batches import Batch
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.conditions import ClipInputs, RegionMasks
 from joyhallo.models.identity_encoder import IdentityNetwork
@@ -92,6 +93,18 @@ def drawn_inputs(
     pixels = (num_samples, 3, size[0] * LATENT_FACTOR, size[1] * LATENT_FACTOR)
     location = networks.face_locator((normal(seed + 3, *pixels) > 0).float())
     return ClipInputs(reference, face, audio, location, drawn_masks(seed + 4, size))
+
+
+def drawn_batch() -> Batch:
+    """Two clips of three frames for the tiny system, as training sees them."""
+    return Batch(
+        latents=normal(1, 2, 4, 3, 4, 4),
+        reference_latents=normal(2, 2, 3, 4, 4, 4),
+        face_embedding=normal(3, 2, 8),
+        audio_window=normal(4, 2, 3, 5, 2, 8),
+        face_region=(normal(5, 2, 3, 32, 32) > 0).float(),
+        masks=drawn_masks(6, (4, 4), num_samples=2),
+    )
 
 
 def forward(networks: Networks, inputs: ClipInputs, latents: Tensor, timestep: int = 601) -> Tensor:

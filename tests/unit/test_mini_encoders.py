@@ -1,5 +1,6 @@
 """The trainings of the small encoders of mini, some seconds each, on made-up datasets: what they read, that they learn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,18 @@ import torch
 
 from joyhallo.data.samples import write_sample
 from joyhallo.data.shards import pack
+from joyhallo.data.synthesis.speakers import refused_film, save_tracked
 from joyhallo.errors import UserError
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.training import autoencoder, identity, speech
+from joyhallo.training.lip_clips import LipSources, read_lip_clips
 from joyhallo.training.pictures import read_face_data
+from joyhallo.weights.hub import face_models_path
 from made_data import made_annotations, made_facts, made_portrait
 
 NUM_FRAMES, SIZE_PX = 32, 64
+SYLLABLES = Path(__file__).parents[3] / "shared/data/speech_cmn/syllables"
 LOWER_LIP = [95, 88, 178, 87, 14, 317, 402, 318, 324]
 UPPER_LIP = [191, 80, 81, 82, 13, 312, 311, 310, 415]
 BASE = np.random.default_rng(7).uniform(-4, 4, (478, 3))
@@ -40,24 +45,34 @@ def talking_sound(number: int) -> np.ndarray:
     return (loudness * np.random.default_rng(number).normal(size=len(loudness)) * 6000).astype(np.int16)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
+def made_dataset(folder: Path, is_synthetic: bool) -> Path:
     """Twelve people with a picture each, one of them held out; what they say is how far they open their mouths."""
-    folder = tmp_path_factory.mktemp("made")
     (folder / "work").mkdir()
     random = np.random.default_rng(0)
     for number in range(12):
         facts = made_facts(
             f"clip_{number:02d}", source=f"{number}.png", speaker=f"person {number}", num_frames=NUM_FRAMES, size_px=SIZE_PX,
-            is_held_out=number == 5, is_synthetic=True,
+            is_held_out=number == 5, is_synthetic=is_synthetic,
         )  # fmt: skip
         made = made_annotations(NUM_FRAMES, SIZE_PX, number)
         annotations = type(made)(**{**vars(made), "points": talking_points(number), "speech": talking_sound(number)})
         portrait = np.roll(made_portrait(SIZE_PX), 5 * number, 1) // 2 + random.integers(0, 100, 3).astype(np.uint8)
         frames = (np.roll(portrait, frame % 3, 0) for frame in range(NUM_FRAMES))
-        write_sample(folder / "work", facts, annotations, frames, portrait)
+        write_sample(folder / "work", facts, annotations, frames, portrait if is_synthetic else None)
     pack(folder / "work", folder / "dataset")
     return folder / "dataset"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return made_dataset(tmp_path_factory.mktemp("made"), is_synthetic=True)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> LipSources:
+    """The same people on film."""
+    films = made_dataset(tmp_path_factory.mktemp("films"), is_synthetic=False)
+    return LipSources((films,), tmp_path_factory.mktemp("tracks"), face_models_path(), num_frames=NUM_FRAMES)
 
 
 def test_pictures_are_divided_by_what_is_held_out(dataset):
@@ -73,7 +88,7 @@ def test_pictures_are_divided_by_what_is_held_out(dataset):
 
 def test_without_held_out_clips_nothing_is_trained(dataset, tmp_path):
     (tmp_path / "work").mkdir()
-    facts = made_facts("only", num_frames=NUM_FRAMES)
+    facts = made_facts("only", num_frames=NUM_FRAMES, is_synthetic=False)
     write_sample(tmp_path / "work", facts, made_annotations(NUM_FRAMES), (made_portrait() for _ in range(NUM_FRAMES)), None)
     pack(tmp_path / "work", tmp_path / "dataset")
     with pytest.raises(UserError, match="held out"):
@@ -82,7 +97,7 @@ def test_without_held_out_clips_nothing_is_trained(dataset, tmp_path):
     with pytest.raises(UserError, match="held-out people"):
         identity.People([tmp_path / "dataset"])
     with pytest.raises(UserError, match="held out"):
-        speech.read_lip_clips([tmp_path / "dataset"], BASE, 24)
+        read_lip_clips(LipSources((tmp_path / "dataset",), tmp_path / "tracks", face_models_path(), num_frames=24), BASE)
 
 
 def test_autoencoder_learns_and_is_written(dataset, tmp_path):
@@ -96,18 +111,50 @@ def test_autoencoder_learns_and_is_written(dataset, tmp_path):
     assert all(torch.equal(value, written[name]) for name, value in tuned.state_dict().items())
 
 
-def test_lip_clips_of_longer_clips_have_several_parts(dataset):
-    clips = speech.read_lip_clips([dataset], BASE, 24)
+def test_lip_clips_of_longer_films_have_several_parts(sources):
+    clips = read_lip_clips(replace(sources, num_frames=24), BASE)
     assert len(clips.speech) == 12 * 2
     assert clips.num_held_out == 2
     expected = opening(5)[:24]
     assert np.corrcoef(clips.opening[0], expected)[0, 1] > 0.98
     assert np.isclose(clips.speech[3].std(), 1, atol=1e-3)
+    assert (clips.shut[0] == (clips.opening[0] < 0.05)).all()
+    assert 0 < clips.shut[0].mean() < 1
 
 
-def test_speech_encoder_hears_the_opening(dataset):
+def test_films_are_tracked_once(sources):
+    read_lip_clips(sources, BASE)
+    tracks = sorted(sources.tracks.glob("*.npz"))
+    assert len(tracks) == 12
+    save_tracked(refused_film("no face", "made so"), tracks[0])
+    assert len(read_lip_clips(sources, BASE).speech) == 11
+    tracks[0].unlink()
+
+
+@pytest.mark.skipif(not SYLLABLES.is_dir(), reason="needs ../shared")
+def test_mandarin_sentences_are_added_on_both_sides(sources):
+    clips = read_lip_clips(replace(sources, syllables=SYLLABLES, num_sentences=19), BASE)
+    assert len(clips.speech) == 12 + 19
+    assert clips.num_held_out == 1 + 2
+    again = read_lip_clips(replace(sources, syllables=SYLLABLES, num_sentences=19), BASE)
+    assert (clips.speech == again.speech).all()
+
+
+def test_lips_said_shut_with_certainty_cost_least():
+    target = torch.zeros(1, 4, 10)
+    target[..., 9] = torch.tensor([0.0, 1, 1, 0])
+    sure = target.clone()
+    sure[..., 9] = 20 * target[..., 9] - 10
+    weights = torch.ones(9)
+    assert speech.lip_loss(sure, target, weights) < 1e-3
+    assert speech.lip_loss(-sure, target, weights) > 4
+    sure[..., 0] += 1
+    assert torch.isclose(speech.lip_loss(sure, target, weights), torch.tensor(1 / 9), atol=1e-3)
+
+
+def test_speech_encoder_hears_the_opening(sources):
     torch.set_num_threads(1)
-    clips = speech.read_lip_clips([dataset], BASE, 32)
+    clips = read_lip_clips(sources, BASE)
     network = speech.train_speech(clips, minutes=0.07, batch_size=4)
     assert isinstance(network, MelSpeechNetwork)
     with torch.no_grad():

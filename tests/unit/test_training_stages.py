@@ -16,7 +16,7 @@ from joyhallo.training.stages import Draws, Objective, blinded, clip_inputs, dra
 from joyhallo.training.trainee import freeze
 from joyhallo.weights.keymaps import KEYMAPS
 from joyhallo.weights.parity import Golden
-from tiny import drawn_masks, drawn_networks, normal, tiny_preset
+from tiny import drawn_batch, drawn_networks, normal, tiny_preset
 
 NOBODY = torch.zeros(2, dtype=torch.bool)
 HALF = 1e-3  # the published features are rounded to half precision, ours are not
@@ -155,17 +155,6 @@ def test_the_published_first_stage(published, golden_networks, reference_folder,
 
 
 # By hand, on tiny networks.
-
-
-def drawn_batch() -> Batch:
-    return Batch(
-        latents=normal(1, 2, 4, 3, 4, 4),
-        reference_latents=normal(2, 2, 3, 4, 4, 4),
-        face_embedding=normal(3, 2, 8),
-        audio_window=normal(4, 2, 3, 5, 2, 8),
-        face_region=(normal(5, 2, 3, 32, 32) > 0).float(),
-        masks=drawn_masks(6, (4, 4), num_samples=2),
-    )
 
 
 @pytest.fixture(scope="module")

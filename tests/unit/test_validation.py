@@ -49,6 +49,11 @@ def frames_of(validation) -> np.ndarray:
     return np.stack(list(read_frames(validation.videos[0])))
 
 
+def difference(validation, other) -> float:
+    """Mean absolute difference of the frames' values, of 255."""
+    return np.abs(frames_of(validation).astype(int) - frames_of(other)).mean()
+
+
 def test_videos_are_of_held_out_clips_and_labelled(first):
     assert [path.name for path in first.videos] == ["step_00000005_clip_3.mp4"]
     assert read_label(first.videos[0]).label == "1"
@@ -77,18 +82,17 @@ def test_measures_are_finite_and_right_for_true_frames(first, pipe, dataset):
 
 
 def test_the_same_weights_show_the_same_and_others_do_not(pipe, dataset, tmp_path):
-    # one right after the other: tests of other modules, run in between, may choose another number of threads
     first, again = (
         Validator(one, dataset, SHOWING).run(5, tmp_path / f"{i}") for i, one in enumerate((pipe, drawn_pipeline()))
     )
-    assert (frames_of(again) == frames_of(first)).all()
-    assert again.measures == first.measures
+    assert difference(again, first) < 0.5  # the same to rounding, which goes by where weights lie in memory
+    assert again.measures == pytest.approx(first.measures, rel=1e-2)
     weights = dict(pipe.denoising_network.named_parameters())
     others = {name: normal(i, *p.shape) for i, (name, p) in enumerate(weights.items())}
     with exchanged(weights, others):
         other = Validator(pipe, dataset, SHOWING).run(6, tmp_path)
-    assert (frames_of(other) != frames_of(first)).any()
-    assert other.measures != first.measures
+    assert difference(other, first) > 5
+    assert other.measures != pytest.approx(first.measures, rel=1e-2)
 
 
 def test_a_run_goes_on_as_if_it_had_not_been(dataset, tmp_path):

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from joyhallo.cli import EXIT_INTERRUPTED
+from joyhallo.cli.progress import Bar, shown, time_left
 from joyhallo.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from joyhallo.training.loop import StepReport
     from joyhallo.training.request import Outcome, TrainRequest
 
 _RECIPE, _LORA, _RUN = Group("Recipe", sort_key=1), Group("Adapters", sort_key=2), Group("Running", sort_key=3)
 _LINE_EVERY = 25  # steps, where there is no terminal
-_EXIT_STOPPED = 130
 
 
 @Parameter(name="*", group=_RECIPE)
@@ -99,11 +97,11 @@ def train(
     logging.getLogger("joyhallo").setLevel(logging.INFO)
     from joyhallo.training.run import train as run
 
-    with _progress_shown() as show:
+    with shown(_bar, _line) as show:
         outcome = run(request, show)
     if outcome.is_first:
         _say(outcome)
-    return 0 if outcome.is_finished else _EXIT_STOPPED
+    return 0 if outcome.is_finished else EXIT_INTERRUPTED
 
 
 def _say(outcome: Outcome) -> None:
@@ -146,29 +144,17 @@ def _request(stage: str, data: tuple[Path, ...], output: Path, choice: Choice, l
     )
 
 
-@contextmanager
-def _progress_shown() -> Iterator[Callable[[StepReport], None]]:
-    """A bar on a terminal; elsewhere a line now and then."""
-    if not sys.stderr.isatty():
+def _bar(report: StepReport) -> Bar:
+    return Bar(f"step {report.step}/{report.num_steps}", report.step, report.num_steps, _text(report))
 
-        def say(report: StepReport) -> None:
-            if report.step % _LINE_EVERY == 0 or report.step in (1, report.num_steps):
-                print(f"step {report.step}/{report.num_steps}: {_text(report)}", file=sys.stderr, flush=True)
 
-        yield say
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"))
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("", total=None, text="")
-        yield lambda report: bars.update(task, total=report.num_steps, completed=report.step, text=_text(report))
+def _line(report: StepReport) -> str | None:
+    """Now and then."""
+    is_said = report.step % _LINE_EVERY == 0 or report.step in (1, report.num_steps)
+    return f"step {report.step}/{report.num_steps}: {_text(report)}" if is_said else None
 
 
 def _text(report: StepReport) -> str:
-    minutes = report.left_s / 60
-    left = f"{minutes / 60:.1f} h left" if minutes > 90 else f"{minutes:.1f} min left"
     memory = f", {report.memory_bytes / 2**30:.1f} GiB" if report.memory_bytes else ""
     rate = f"{report.samples_per_s:.2f} samples/s, {report.frames_per_s:.1f} frames/s"
-    return f"loss {report.loss:.4f}, {rate}{memory}, {left}"
+    return f"loss {report.loss:.4f}, {rate}{memory}{time_left(report.left_s)}"

@@ -21,28 +21,11 @@ from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.training.budget import Average, Budget
 from joyhallo.training.muon import Optimizers
 from joyhallo.training.pictures import FaceData, read_face_data
+from joyhallo.training.visible import visible_difference
 
 logger = logging.getLogger(__name__)
 _SAVE_EVERY_S = 120.0
 _LATENT_NOISE = 0.1  # a little makes the decoder forgive the denoiser's errors
-_LUMA = (0.30, 0.59, 0.11)
-
-
-def gradient_size(images: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels of images [B, C, H, W]."""
-    return images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean()
-
-
-def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
-    """Scalar: brightness, colour (1.5), gradients, and the difference at a half and a quarter of the size (0.5 each)."""
-    difference = decoded - images
-    weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
-    luma = (difference * weights).sum(1, keepdim=True)
-    loss = luma.abs().mean() + 1.5 * (difference - luma).abs().mean() + gradient_size(difference)
-    for _ in range(2):
-        difference = functional.avg_pool2d(difference, 2)
-        loss = loss + 0.5 * difference.abs().mean()
-    return loss
 
 
 class PatchDiscriminator(nn.Module):
@@ -174,7 +157,7 @@ def train_reconstruction(data: FaceData, folder: Path, minutes: float) -> PatchA
     for step, images in zip(budget, Batches(data, seed=0), strict=False):
         follow_latents(network, images)
         latents = network.encode(images)
-        loss = reconstruction_loss(network.decode(latents + _LATENT_NOISE * torch.randn_like(latents)), images)
+        loss = visible_difference(network.decode(latents + _LATENT_NOISE * torch.randn_like(latents)), images).mean()
         optimizers.step(loss, budget.factor)
         average.update(network)
         if budget.is_report_due():
@@ -206,7 +189,7 @@ def tune_decoder(network: PatchAutoencoder, data: FaceData, folder: Path, minute
         fake = discriminator.features(decoded)
         matching = torch.stack([(mine - true).abs().mean() for mine, true in zip(fake[:-1], real[:-1], strict=True)]).sum()
         weight = 0.04 * min(1.0, budget.fraction / 0.1 + 0.01)
-        optimizers.step(reconstruction_loss(decoded, images) + 0.3 * matching - weight * fake[-1].mean(), budget.factor)
+        optimizers.step(visible_difference(decoded, images).mean() + 0.3 * matching - weight * fake[-1].mean(), budget.factor)
         verdicts = discriminator.features(images)[-1], discriminator.features(decoded.detach())[-1]
         judge.zero_grad()
         (functional.relu(1 - verdicts[0]).mean() + functional.relu(1 + verdicts[1]).mean()).backward()

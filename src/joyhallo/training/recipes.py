@@ -47,6 +47,18 @@ def preset_of(name: str) -> Preset:
     return {"mini": mini, "joyhallo": joyhallo, "smoke": smoke_preset}[name]()
 
 
+def mini_objective() -> Objective:
+    """Mouths first, at the timesteps of the four steps that mini is sampled with."""
+    return Objective(
+        portrait_dropout=0.0,
+        audio_dropout=0.1,
+        start_dropout=0.1,
+        lip_weight=10.0,
+        mouth_weight=10.0,
+        timesteps=(999, 749, 499, 249),
+    )
+
+
 def mini_stage1() -> Recipe:
     """Both networks on single frames: look like the portrait, shape the mouth by the speech."""
     return Recipe(
@@ -54,7 +66,7 @@ def mini_stage1() -> Recipe:
         stage="stage1",
         preset="mini",
         init="none",
-        objective=Objective(still=True, portrait_dropout=0.0, audio_dropout=0.1, start_dropout=0.0, lip_weight=6.0),
+        objective=replace(mini_objective(), still=True, start_dropout=0.0),
         drawing=Drawing(num_samples=5, num_at_once=5, num_frames=4, num_past=0, reference_gap_frames=0, synthetic_share=0.6),
         schedule=Schedule(num_steps=3000, learning_rate=8e-4),
         saving=Saving(every_steps=100, validate_every_steps=500, dtype="fp32"),
@@ -69,7 +81,7 @@ def mini_stage2() -> Recipe:
         stage="stage2",
         preset="mini",
         init="mini",
-        objective=Objective(portrait_dropout=0.0, audio_dropout=0.1, start_dropout=0.1, lip_weight=6.0, shared_noise=0.9),
+        objective=replace(mini_objective(), shared_noise=0.9),
         drawing=Drawing(num_samples=2, num_at_once=2, num_frames=12, num_past=2, synthetic_share=0.6),
         schedule=Schedule(num_steps=1200, learning_rate=3e-4, ema_decay=0.995),
         saving=Saving(every_steps=100, validate_every_steps=200),

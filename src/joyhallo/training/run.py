@@ -18,6 +18,7 @@ from joyhallo.errors import UserError
 from joyhallo.training.adapters import Adapters, adapt, write_adapters
 from joyhallo.training.distributed import Processes, join, spread_over
 from joyhallo.training.loop import Loop, StepReport, Work
+from joyhallo.training.mouth import Mouths
 from joyhallo.training.optimizers import build_optimizer
 from joyhallo.training.overrides import recipe_text
 from joyhallo.training.recipes import Recipe
@@ -129,7 +130,8 @@ def build(
     freeze(networks, recipe)
     if adapters is not None:
         adapt(networks, adapters, recipe, processes)
-    trainee = Trainee(networks, recipe, uses_all=processes.is_sharded)
+    mouths = Mouths(start.pipe.vae, start.pipe.latent_space)
+    trainee = Trainee(networks, recipe, uses_all=processes.is_sharded, mouths=mouths)
     spread = spread_over(trainee, processes, compute.dtype)
     optimizer = build_optimizer(trainee.trained().values(), recipe.schedule, device)
     state = TrainingState(trainee.trained(), optimizer, recipe.schedule.ema_decay)

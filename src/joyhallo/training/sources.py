@@ -4,9 +4,7 @@ Axes: N pictures, S pixels of a side, F frames, C channels, h and w the latent p
 """
 
 import hashlib
-import json
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,20 +15,24 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from joyhallo.conditioning.speech import WINDOW_RADIUS, MelSpeech, Wav2Vec2Speech, prepare_speech
+from joyhallo.conditioning.speech import MelSpeech, SpeechEncoder, Wav2Vec2Speech
 from joyhallo.data.dataset import Dataset
 from joyhallo.data.latents import LatentCache, fingerprint
 from joyhallo.data.picking import Drawing, Pick
 from joyhallo.data.randomness import Purpose, stream
+from joyhallo.data.row_file import RowFile, num_bytes_missing, open_rows, require_room
 from joyhallo.data.samples import Annotations
+from joyhallo.data.speech_features import are_of_one_encoder, encode_clip
+from joyhallo.errors import UserError
+from joyhallo.media.files import writing_error, written_whole
 from joyhallo.models.latents import downscale_factor
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.training.distributed import Processes
 
 logger = logging.getLogger(__name__)
 _ENCODED_AT_ONCE = 8  # pictures
-_FULL_SCALE = 32768.0  # of 16-bit sound
 _REPORT_EVERY_S = 10.0
+_STARTS, _FEATURES = "starts.npy", "features.npy"  # of encoded speech: a sample's first row, and the rows
 
 
 def latent_generator(seed: int, purpose: Purpose, number: int) -> torch.Generator:
@@ -174,8 +176,8 @@ class EncodedSpeech:
     """Speech features of all samples in one array on disk, made before the first step."""
 
     def __init__(self, folder: Path) -> None:
-        self._starts = np.load(folder / "starts.npy")
-        self._features = np.load(folder / "features.npy", mmap_mode="r")
+        self._starts = open_rows(folder / _STARTS)
+        self._features = open_rows(folder / _FEATURES)
 
     def rows(self, sample: int, _annotations: Annotations) -> np.ndarray:
         """[F,blocks,channels] float16."""
@@ -187,55 +189,71 @@ def speech_source(dataset: Dataset, samples: Sequence[int], encoder: nn.Module, 
 
     The features of mini's small encoder are always made anew: they cost little, and its weights may differ from one folder
     to the next under the same name.
+
+    Raises:
+        UserError: the disk has no room for them, or is full.
     """
-    is_stored = not isinstance(encoder, MelSpeechNetwork) and all(
-        dataset.facts[i].speech_encoder == encoder_name(encoder) for i in samples
-    )
-    if is_stored:
-        return StoredSpeech()
+    is_mini = isinstance(encoder, MelSpeechNetwork)
+    if not is_mini and all(dataset.facts[i].speech_encoder for i in samples):
+        foreign = foreign_features(dataset, samples, encoder)
+        if not processes.mean([foreign is not None])[0]:  # all processes go the same way
+            return StoredSpeech()
+        logger.info("the speech features in '%s' are not of this run's speech encoder: they are not used", foreign)
     parts = [fingerprint(encoder), *(shard.entry.sha256 for shard in dataset.shards), *map(str, samples)]
     folder = folder / hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]  # other data or another encoder: other features
-    if processes.is_first and not (folder / "done.json").is_file():
+    if processes.is_first and not (folder / _FEATURES).is_file():
         logger.info("encoding the speech of %d samples, once", len(samples))
         encode_speech(dataset, samples, encoder, folder)
     processes.wait()
     return EncodedSpeech(folder)
 
 
-def encoder_name(encoder: nn.Module) -> str:
-    """How datasets call a speech encoder."""
-    if isinstance(encoder, MelSpeechNetwork):
-        return "mini"
-    depth = int(getattr(getattr(encoder, "config", None), "num_hidden_layers", 0))
-    return "chinese-wav2vec2-base" if depth == 12 else f"wav2vec2 of {depth} layers"
+def foreign_features(dataset: Dataset, samples: Sequence[int], encoder: nn.Module) -> Path | None:
+    """The first dataset whose stored features of `samples` are not this encoder's, None where there is none.
+
+    Heard, not read: in the clip of each dataset and name of an encoder in which somebody speaks most.
+    """
+    loudest: dict[tuple[Path, str | None], int] = {}
+    for i in samples:
+        group = dataset.folder_of(i), dataset.facts[i].speech_encoder
+        if group not in loudest or dataset.facts[i].speech_share > dataset.facts[loudest[group]].speech_share:
+            loudest[group] = i
+    listens = _listener(encoder)
+    for (folder, _), i in loudest.items():
+        annotations = dataset.annotations(i)
+        assert annotations.speech_features is not None, "its facts name an encoder"
+        if not are_of_one_encoder(annotations.speech_features, encode_clip(annotations.speech, listens)):
+            return folder
+    return None
 
 
 def encode_speech(dataset: Dataset, samples: Sequence[int], encoder: nn.Module, folder: Path) -> None:
-    """Write the features of `samples` (of the others there are none) below `folder`, whole or not at all."""
-    listens: Any = MelSpeech(encoder) if isinstance(encoder, MelSpeechNetwork) else Wav2Vec2Speech(encoder)  # type: ignore[arg-type]
-    wanted = set(samples)
-    lengths = [facts.num_frames if i in wanted else 0 for i, facts in enumerate(dataset.facts)]
+    """Write the features of `samples` (of the others there are none) into `folder`, whole or not at all.
+
+    A run that was stopped goes on at the sample it was at.
+
+    Raises:
+        UserError: the disk has no room for them, or is full.
+    """
+    listens, wanted = _listener(encoder), sorted(set(samples))
+    lengths = np.zeros(len(dataset), np.int64)
+    lengths[wanted] = [dataset.facts[i].num_frames for i in wanted]
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    shape = (int(starts[-1]), listens.num_blocks, listens.channels)
-    features = np.lib.format.open_memmap(partial / "features.npy", mode="w+", dtype=np.float16, shape=shape)
+    path, row_shape = folder / _FEATURES, (listens.num_blocks, listens.channels)
     tell = _Told("encoding speech: %d of %d samples")
-    for done, sample in enumerate(sorted(wanted)):
-        waveform = dataset.annotations(sample).speech.astype(np.float32) / _FULL_SCALE
-        features[starts[sample] : starts[sample + 1]] = clip_features(waveform, listens, lengths[sample])
-        tell(done + 1, len(wanted))
-    features.flush()
-    np.save(partial / "starts.npy", starts)
-    (partial / "done.json").write_text(json.dumps({"num_samples": len(wanted)}))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        require_room(folder, num_bytes_missing(path, int(starts[-1]), row_shape), "speech features", UserError)
+        with written_whole(folder / _STARTS, "speech features", UserError) as temporary:
+            np.save(temporary, starts)
+        rows = RowFile(path, lengths[wanted].tolist(), row_shape)
+        for number in range(rows.num_parts_done, len(wanted)):
+            rows.append(encode_clip(dataset.annotations(wanted[number]).speech, listens))
+            tell(number + 1, len(wanted))
+        rows.finish()
+    except OSError as problem:
+        raise writing_error(problem, path, "speech features", UserError) from problem
 
 
-def clip_features(waveform: np.ndarray, encoder: Any, num_frames: int) -> np.ndarray:  # noqa: ANN401
-    """Features [F,blocks,channels] of one clip's sound, normalised over the clip; a silent clip has those of silence."""
-    if waveform.min() != waveform.max():
-        speech = prepare_speech(waveform, encoder, clip_length=1)
-        return speech.window(0, num_frames)[:, WINDOW_RADIUS].numpy()
-    return encoder.encode(torch.from_numpy(waveform), num_frames).numpy()
+def _listener(encoder: nn.Module) -> SpeechEncoder:
+    return MelSpeech(encoder) if isinstance(encoder, MelSpeechNetwork) else Wav2Vec2Speech(encoder)  # type: ignore[arg-type]

@@ -1,13 +1,12 @@
-"""Pretraining of the speech encoder of `mini`: the shape of the lips from the sound, on films and synthetic clips.
+"""Pretraining of the speech encoder of `mini`: the lips from the sound, on films and on Mandarin sentences.
 
-The head that predicts the shape is dropped afterwards. The sound is changed at random (filter, noise, speed with pitch), so
-that the encoder does not learn one voice in one room.
+It learns the shape of the lips, their opening, and whether they are shut: a squared error alone is content with lips half
+open where it is not sure, and p, b, m last two frames. The head that predicts all this is dropped afterwards. The sound is
+changed at random (filter, noise, speed with pitch), so that the encoder does not learn one voice in one room.
 """
 
 import argparse
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,81 +14,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joyhallo.data.dataset import open_datasets
-from joyhallo.data.synthesis import motion
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
-from joyhallo.data.synthesis.gestures import read_gesture
 from joyhallo.data.synthesis.voices import SoundChanger
-from joyhallo.errors import UserError
-from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME, MelSpeechNetwork
+from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.training.budget import Budget
+from joyhallo.training.lip_clips import NUM_COMPONENTS, LipClips, LipSources, read_lip_clips
 from joyhallo.training.muon import Optimizers
 from joyhallo.weights.hub import face_models_path
 
 logger = logging.getLogger(__name__)
-_NUM_COMPONENTS = 8
 _WINDOW = 2  # video frames on either side that the head, like the audio projector later, sees
-
-
-@dataclass(frozen=True, eq=False)
-class LipClips:
-    """Speech [N, F·640], lip-shape components [N, F, 8] of unit variance, the true opening [N, F], and the way back."""
-
-    speech: np.ndarray
-    components: np.ndarray
-    opening: np.ndarray
-    component_scales: np.ndarray  # [8] centimetres
-    opening_basis: np.ndarray  # [8]: opening ≈ mean + components @ basis
-    num_held_out: int  # the first ones
-
-
-def read_lip_clips(folders: Sequence[Path], template: np.ndarray, num_frames: int = 48) -> LipClips:
-    """Lip shapes and speech of all clips of datasets, the held-out ones first; of longer clips several parts.
-
-    Shorter clips are left out. Raises UserError when none is left, or nothing is held out.
-    """
-    dataset = open_datasets(folders)
-    gestures, speech, is_held_out = [], [], []
-    for i, facts in enumerate(dataset.facts):
-        annotations = dataset.annotations(i)
-        if facts.num_frames < num_frames or not np.isfinite(annotations.points).all():
-            continue
-        gesture, sound = read_gesture(annotations.points, template), annotations.speech.astype(np.float32)
-        num_parts = -(-facts.num_frames // num_frames)
-        for start in np.linspace(0, facts.num_frames - num_frames, num_parts).round().astype(int).tolist():
-            part = sound[start * SAMPLES_PER_FRAME : (start + num_frames) * SAMPLES_PER_FRAME]
-            if part.std() > 0:
-                gestures.append(gesture.part(start, num_frames))
-                speech.append(part / part.std())
-                is_held_out.append(facts.is_held_out)
-    num_held_out = sum(is_held_out)
-    if not 0 < num_held_out < len(gestures):
-        raise UserError(
-            f"of {len(gestures)} clips of {num_frames} frames and more {num_held_out} are held out: training needs both kinds; "
-            "give datasets with more people or videos, or fewer --frames"
-        )
-    order = np.argsort(~np.array(is_held_out), kind="stable").tolist()
-    gestures, speech = [gestures[index] for index in order], [speech[index] for index in order]
-    shape = np.stack([gesture.shape[:, list(motion.LIPS_AND_CHIN)].reshape(num_frames, -1) for gesture in gestures])
-    centred = (shape - shape.mean((0, 1))).reshape(-1, shape.shape[-1])
-    _, values, vectors = np.linalg.svd(centred[:: max(1, len(centred) // 8000)], full_matrices=False)
-    projected = centred @ vectors[:_NUM_COMPONENTS].T
-    scales = projected.std(0)
-    components = (projected / scales).reshape(len(shape), num_frames, -1).astype(np.float32)
-    opening = np.stack([gesture.gap[:, 3:8].mean(1) for gesture in gestures]).astype(np.float32)
-    basis = np.linalg.lstsq(components.reshape(-1, _NUM_COMPONENTS), (opening - opening.mean()).ravel(), rcond=None)[0]
-    logger.info("%d clips, shares of the variance %s", len(shape), (values[:8] ** 2 / (values**2).sum()).round(3))
-    return LipClips(np.stack(speech), components, opening, scales, basis, num_held_out)
+_SHUT_WEIGHT = 0.5  # of the cross entropy of shut lips beside the squared errors
 
 
 class LipHead(nn.Module):
-    """Features [B, S, blocks, C] of the frames around → lip-shape components [B, S, 8]."""
+    """Features [B,S,blocks,C] of the frames around → lip-shape components, opening, logit of being shut, [B,S,10]."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         wide = num_features * (2 * _WINDOW + 1)
         self.layers = nn.Sequential(
-            nn.Dropout(0.1), nn.Linear(wide, 128), nn.SiLU(), nn.Dropout(0.2), nn.Linear(128, _NUM_COMPONENTS)
+            nn.Dropout(0.1), nn.Linear(wide, 160), nn.SiLU(), nn.Dropout(0.2), nn.Linear(160, NUM_COMPONENTS + 2)
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -100,27 +45,28 @@ class LipHead(nn.Module):
 
 
 def normalised(speech: np.ndarray) -> Tensor:
-    """Recordings [N, T] → zero mean and unit variance each."""
+    """Recordings [N,T] → zero mean and unit variance each."""
     tensor = torch.from_numpy(np.ascontiguousarray(speech)).float()
     return (tensor - tensor.mean(-1, keepdim=True)) / (tensor.std(-1, keepdim=True) + 1e-6)
 
 
 @torch.no_grad()
 def measure(encoder: MelSpeechNetwork, head: LipHead, clips: LipClips, speech: Tensor) -> float:
-    """Mean over the held-out clips of the correlation between predicted and true lip opening."""
+    """Mean over the held-out clips, as `speech` [n,T], of the correlation between predicted and true lip opening."""
     encoder.eval()
     head.eval()
-    predicted = head(encoder(speech)).numpy() @ clips.opening_basis
+    predicted = head(encoder(speech))[..., NUM_COMPONENTS].numpy()
     encoder.train()
     head.train()
-    return float(np.mean([np.corrcoef(mine, true)[0, 1] for mine, true in zip(predicted, clips.opening, strict=False)]))
+    pairs = [(mine, true) for mine, true in zip(predicted, clips.opening, strict=False) if true.std() > 0]
+    return float(np.mean([np.corrcoef(mine, true)[0, 1] for mine, true in pairs]))
 
 
 def train_speech(clips: LipClips, minutes: float, batch_size: int = 16) -> MelSpeechNetwork:
     """Train on the clips after the held-out ones."""
     torch.manual_seed(0)
     first = clips.num_held_out
-    encoder = MelSpeechNetwork()
+    encoder = MelSpeechNetwork(channels=160, num_blocks=3, num_fine_blocks=3)
     head = LipHead(encoder.config["num_blocks"] * encoder.config["channels"])
     changer, random = SoundChanger(clips.speech[first:]), np.random.default_rng(1)
     with torch.no_grad():
@@ -129,16 +75,17 @@ def train_speech(clips: LipClips, minutes: float, batch_size: int = 16) -> MelSp
         encoder.band_mean.copy_(bands.mean((0, 2)))
         encoder.band_std.copy_(bands.std((0, 2)))
     optimizers = Optimizers(nn.ModuleList([encoder, head]), 0.01, 1e-3)
-    weights = torch.from_numpy(clips.component_scales / clips.component_scales[0]).float()
+    weights = torch.from_numpy(np.append(clips.component_scales / clips.component_scales[0], 1.0)).float()
+    openings = clips.opening / clips.opening.std()
+    targets = np.concatenate([clips.components, openings[..., None], clips.shut[..., None]], 2)
     held = normalised(clips.speech[:first])
     noisy = torch.from_numpy(np.stack([SoundChanger(clips.speech[first:], 7).colour(sound) for sound in clips.speech[:first]]))
     budget = Budget(minutes, warmup_steps=50, report_every_s=6 * minutes)
     for step in budget:
         chosen = random.integers(first, len(clips.speech), batch_size)
-        changed = [changer.speed(clips.speech[index], clips.components[index]) for index in chosen]
+        changed = [changer.speed(clips.speech[index], targets[index]) for index in chosen]
         sound = torch.from_numpy(np.stack([changer.colour(sound) for sound, _ in changed]))
-        target = torch.from_numpy(np.stack([shape for _, shape in changed]))
-        loss = ((head(encoder(sound)) - target) * weights).square().mean()
+        loss = lip_loss(head(encoder(sound)), torch.from_numpy(np.stack([target for _, target in changed])), weights)
         optimizers.step(loss, budget.factor)
         if budget.is_report_due():
             clean, hard = (measure(encoder, head, clips, speech) for speech in (held, noisy))
@@ -149,22 +96,36 @@ def train_speech(clips: LipClips, minutes: float, batch_size: int = 16) -> MelSp
     return encoder.eval()
 
 
+def lip_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Squared errors of shape and opening by their `weights` [9], and the cross entropy of shut lips; [B,S,10] both."""
+    errors = ((predicted[..., :-1] - target[..., :-1]) * weights).square().mean()
+    shut = functional.binary_cross_entropy_with_logits(predicted[..., -1], target[..., -1].clamp(0, 1))
+    return errors + _SHUT_WEIGHT * shut
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="datasets of `joyhallo data synth` and `prepare`")
+    parser.add_argument("--videos", type=Path, nargs="+", required=True, help="folders of talking clips, or datasets")
+    parser.add_argument("--syllables", type=Path, help="a folder of recorded Mandarin syllables (niu4.opus)")
     parser.add_argument(
-        "--face-models", type=Path, help="face_landmarker_v2_with_blendshapes.task; else JOYHALLO_WEIGHTS has it"
+        "--tracks",
+        type=Path,
+        required=True,
+        help="where tracked videos are kept, as in .work/videos of `data synth`",
     )
-    parser.add_argument("--frames", type=int, default=48, help="length of what is learned at a time, at 25 a second")
-    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--num-videos", type=int, default=1000)
+    parser.add_argument("--frames", type=int, default=72, help="length of what is learned at a time, at 25 a second")
+    parser.add_argument("--minutes", type=float, default=11)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    template = read_canonical_mesh(arguments.face_models or face_models_path()).vertices
-    clips = read_lip_clips(arguments.data, template, arguments.frames)
-    train_speech(clips, arguments.minutes).save_pretrained(arguments.output)
+    sources = LipSources(
+        tuple(given.videos), given.tracks, face_models_path(), given.syllables, given.num_videos, num_frames=given.frames
+    )
+    template = read_canonical_mesh(sources.face_models).vertices
+    train_speech(read_lip_clips(sources, template), given.minutes).save_pretrained(given.output)
 
 
 if __name__ == "__main__":

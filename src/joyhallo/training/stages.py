@@ -16,11 +16,11 @@ from torch import Tensor
 
 from joyhallo.data.batches import Batch
 from joyhallo.data.randomness import stream
+from joyhallo.errors import UserError
 from joyhallo.models.conditions import ClipInputs, ReferenceFeatures
 from joyhallo.models.networks import Networks
-from joyhallo.sampling.schedule import training_schedule
-
-NUM_TIMESTEPS = 1000
+from joyhallo.sampling.schedule import NUM_TIMESTEPS, training_schedule
+from joyhallo.training.mouth import Mouths
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,15 @@ class Objective:
     coins: Literal["per_sample", "per_batch"] = "per_sample"  # "per_batch": all samples computed at once drop the same
     drops_face: bool = False  # whoever does not see the portrait has no face embedding either
     lip_weight: float = 0.0  # how much more an error counts inside the lip mask
+    mouth_weight: float = 0.0  # of the difference of decoded mouths, see `training.mouth`
+    timesteps: tuple[int, ...] = ()  # only these are drawn; none: all
     still: bool = False  # F independent pictures with a timestep each; the motion modules do not run
+
+    def __post_init__(self) -> None:
+        """Raises UserError for timesteps that there are not."""
+        for step in self.timesteps:
+            if not 0 <= step < NUM_TIMESTEPS:
+                raise UserError(f"objective.timesteps={step} is not possible: they are numbers from 0 to {NUM_TIMESTEPS - 1}")
 
 
 @dataclass(frozen=True)
@@ -75,9 +83,10 @@ def draw(coins: Coins, shape: Sequence[int], objective: Objective, seed: int) ->
     """Timesteps and noise of the samples; `shape` [C,F,H,W]. On the CPU, so that a seed means the same everywhere."""
     timesteps, noise = [], []
     channels, num_frames, height, width = shape
+    choices = np.array(objective.timesteps or range(NUM_TIMESTEPS))
     for number in coins.numbers:
         random = stream(seed, "noise", number)
-        timesteps.append(random.integers(NUM_TIMESTEPS, size=num_frames if objective.still else ()))
+        timesteps.append(choices[random.integers(len(choices), size=num_frames if objective.still else ())])
         own = random.standard_normal((channels, num_frames, height, width), np.float32)
         if objective.shared_noise:
             common = random.standard_normal((channels, 1, height, width), np.float32)
@@ -87,10 +96,18 @@ def draw(coins: Coins, shape: Sequence[int], objective: Objective, seed: int) ->
     return Draws(steps, torch.from_numpy(np.stack(noise).astype(np.float32)), coins.num_blind, coins.deaf, coins.starts)
 
 
-def velocity_loss(networks: Networks, batch: Batch, objective: Objective, draws: Draws, checkpointing: bool = False) -> Tensor:
+def velocity_loss(
+    networks: Networks,
+    batch: Batch,
+    objective: Objective,
+    draws: Draws,
+    checkpointing: bool = False,
+    mouths: Mouths | None = None,
+) -> Tensor:
     """The weighted squared error of the predicted velocity, per sample [B]; a step minimises the mean.
 
-    With the published reduction every sample has the mean error of all, times its own weight.
+    With the published reduction every sample has the mean error of all, times its own weight. `mouths`: what looks at the
+    mouths, needed where the objective has a weight for them.
     """
     latents = batch.latents
     alphas = training_schedule().alphas_cumprod.to(latents)
@@ -109,8 +126,15 @@ def velocity_loss(networks: Networks, batch: Batch, objective: Objective, draws:
     if objective.lip_weight:
         error = error * (1 + objective.lip_weight * batch.masks.lip[0][:, None])
     if objective.reduction == "published":
-        return error.mean() * weight.mean(dim=(1, 2, 3, 4))
-    return (error * weight).mean(dim=(1, 2, 3, 4))
+        loss = error.mean() * weight.mean(dim=(1, 2, 3, 4))
+    else:
+        loss = (error * weight).mean(dim=(1, 2, 3, 4))
+    if not objective.mouth_weight:
+        return loss
+    assert mouths is not None, "what looks at mouths is given where they count"
+    clean = signal.sqrt() * noisy - (1 - signal).sqrt() * predicted
+    seen = mouths.difference(clean, latents, batch.reference_latents[:, 0], batch.masks.lip[0])
+    return loss + objective.mouth_weight * seen
 
 
 def min_snr_weight(signal: Tensor, gamma: float) -> Tensor:

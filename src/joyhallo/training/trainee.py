@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from joyhallo.data.batches import Batch
 from joyhallo.models.networks import Networks
 from joyhallo.training.distributed import whole
+from joyhallo.training.mouth import Mouths
 from joyhallo.training.recipes import Recipe
 from joyhallo.training.stages import Draws, velocity_loss
 
@@ -17,19 +18,23 @@ _ORIGINAL = ".parametrizations.weight.original"
 class Trainee(nn.Module):
     """The five networks and what they minimise."""
 
-    def __init__(self, networks: Networks, recipe: Recipe, uses_all: bool = False) -> None:
-        """`uses_all`: parameters that a batch does not use get a gradient of zero, not none, the same on every process."""
+    def __init__(self, networks: Networks, recipe: Recipe, uses_all: bool = False, mouths: Mouths | None = None) -> None:
+        """`uses_all`: parameters that a batch does not use get a gradient of zero, not none, the same on every process.
+
+        `mouths`: needed by objectives with a weight for them.
+        """
         super().__init__()
         self.networks = networks
         self.objective = recipe.objective
         self.checkpointing = recipe.schedule.checkpointing
         self.uses_all = uses_all
+        self.mouths = mouths
         for name, module in networks.modules().items():
             self.add_module(name, module)
 
     def forward(self, batch: Batch, draws: Draws) -> Tensor:
         """Losses [B]."""
-        losses = velocity_loss(self.networks, batch, self.objective, draws, self.checkpointing)
+        losses = velocity_loss(self.networks, batch, self.objective, draws, self.checkpointing, self.mouths)
         if self.uses_all and torch.is_grad_enabled():
             losses = losses + sum(0.0 * p.flatten()[0].float() for p in self.parameters() if p.requires_grad)
         return losses

