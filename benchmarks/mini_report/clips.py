@@ -1,0 +1,176 @@
+"""Which clips the report is made of, and how they are made: once for each set of weights."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from joyhallo.conditioning.face import FaceMesh
+from joyhallo.data.synthesis.canonical import CanonicalMesh, read_canonical_mesh
+from joyhallo.data.synthesis.stills import Still
+from joyhallo.device import choose_device, choose_dtype, dtype_name, usual_linear_kernel
+from joyhallo.errors import UserError
+from joyhallo.media.files import written_whole
+from joyhallo.media.image import read_image
+from joyhallo.models.kernels import choose_linear_kernel
+from joyhallo.output import Output, TalkingWriter
+from joyhallo.pipeline import JoyHalloPipeline, Options
+from joyhallo.weights.hub import file_sha256, own_face_models
+from joyhallo.weights.pipeline_folder import find_folder
+from mini_report.people import STYLES, in_style
+from mini_report.sayings import Saying, english, sentences, syllables_in_a_row, tracked_file
+from mini_report.traces import Trace, engine_points, film_trace, trace
+
+VERSION = 2  # of what is measured: what an older one has kept is made anew
+_MOST_STYLED, _FEWEST_FOR_STYLES = 6, 12  # portraits
+_PLAYED = Output(paste_back=False, crf=20)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where everything comes from."""
+
+    portraits: Path
+    videos: Path
+    syllables: Path
+    sentences: Path
+    work: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to make."""
+
+    still: Still
+    saying: Saying
+    style: str = ""  # one of STYLES
+
+    @property
+    def name(self) -> str:
+        """Of its files: another sound under the same name is another clip."""
+        sound = hashlib.sha256(self.saying.speech.tobytes()).hexdigest()[:6]
+        return "-".join(part for part in (self.still.name, self.saying.name, self.style, sound) if part)
+
+
+def plan(sources: Sources, stills: Sequence[Still], mesh: FaceMesh) -> list[Job]:
+    """Everybody speaks English, two of three Mandarin too: syllables and sentences by turns. A few speak in other styles."""
+    films = english(sources.videos, sources.work, mesh)
+    count = (len(stills) + 2) // 3
+    spoken = [saying for pair in zip(syllables_in_a_row(sources.syllables, count), _sentences(sources, count), strict=True)
+              for saying in pair]  # fmt: skip
+    listeners = [still for number, still in enumerate(stills) if number % 3 != 2]
+    jobs = [Job(still, films[number % len(films)]) for number, still in enumerate(stills)]
+    jobs += [Job(still, saying) for still, saying in zip(listeners, spoken, strict=False)]
+    if len(stills) >= _FEWEST_FOR_STYLES:
+        jobs += [
+            Job(still, films[number % len(films)], style)
+            for style in STYLES
+            for number, still in enumerate(stills[: min(_MOST_STYLED, len(stills) // 4)])
+        ]
+    return jobs
+
+
+def _sentences(sources: Sources, count: int) -> list[Saying]:
+    found = sentences(sources.sentences, count)
+    return [found[number % len(found)] for number in range(count)]
+
+
+def open_tools() -> tuple[FaceMesh, CanonicalMesh]:
+    """The 478-point face models and the average face.
+
+    Raises UserError when JOYHALLO_WEIGHTS names no folder with the bundle.
+    """
+    bundle = own_face_models()
+    if bundle is None or bundle.suffix != ".task":
+        raise UserError(
+            "the report needs the 478-point face models: let JOYHALLO_WEIGHTS name a folder with "
+            "face_landmarker_v2_with_blendshapes.task"
+        )
+    return FaceMesh.from_path(bundle), read_canonical_mesh(bundle)
+
+
+def fingerprint(model: str) -> str:
+    """Twelve hexadecimal digits: the same for the same files, computed in the same numbers."""
+    folder = find_folder(model)
+    digest = hashlib.sha256(f"{VERSION} {dtype_name(_dtype())}".encode())
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+        digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _dtype() -> torch.dtype:
+    return choose_dtype("auto", choose_device("cpu")).value
+
+
+class Maker:
+    """Makes and measures the clips of one set of weights; what is there already is read."""
+
+    def __init__(self, model: str, sources: Sources, tools: tuple[FaceMesh, CanonicalMesh]) -> None:
+        self.model, self.sources, self.tools = model, sources, tools
+        self.folder = sources.work / fingerprint(model)
+        self._pipe: JoyHalloPipeline | None = None
+
+    @property
+    def pipe(self) -> JoyHalloPipeline:
+        """The weights, loaded when first needed."""
+        if self._pipe is None:
+            torch.set_num_threads(1)
+            choose_linear_kernel(usual_linear_kernel())
+            self._pipe = JoyHalloPipeline.from_pretrained(self.model, torch_dtype=_dtype())
+            self._pipe.face_mesh = self.tools[0]
+        return self._pipe
+
+    @property
+    def size_px(self) -> int:
+        return self.pipe.sampling.height
+
+    def video_of(self, job: Job) -> Path:
+        """Where the clip is, to look at."""
+        return self.folder / "videos" / f"{job.name}.mp4"
+
+    def made(self, job: Job) -> Trace:
+        """The clip of a job, measured."""
+        kept = self.folder / "traces" / f"{job.name}.npz"
+        if not (kept.is_file() and self.video_of(job).is_file()):
+            self._make(job).save(kept)
+        return Trace.load(kept)
+
+    def _make(self, job: Job) -> Trace:
+        portrait = self.pipe.portrait(in_style(read_image(job.still.path), job.style))
+        begun = time.process_time()
+        frames = [clip.frames for clip in self.pipe.stream(portrait, self.pipe.speech(job.saying.speech), Options())]
+        spent_s = time.process_time() - begun
+        still = self.pipe.still(portrait)
+        video = self.video_of(job)
+        video.parent.mkdir(parents=True, exist_ok=True)
+        with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, still) as writer:
+            for frame in np.concatenate(frames):
+                writer.write(frame)
+        if still is None:
+            still = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
+        return trace(np.concatenate(frames), still, self.tools, spent_s)
+
+    def filmed(self, saying: Saying) -> Trace:
+        """The real clip, measured in the same way."""
+        assert saying.film is not None
+        kept = self.sources.work / f"real-{VERSION}" / f"{saying.name}.npz"
+        if not kept.is_file():
+            film_trace(saying, tracked_file(self.sources.work, saying.film), self.tools, self.size_px).save(kept)
+        return Trace.load(kept)
+
+    def engine(self, job: Job) -> np.ndarray:
+        """Points [F, K, 3] of what the data engine makes of the same portrait and the same film."""
+        assert job.saying.film is not None
+        kept = self.sources.work / f"engine-{VERSION}" / f"{job.name}.npy"
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            portrait = self.pipe.portrait(in_style(read_image(job.still.path), job.style))
+            picture = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
+            points = engine_points(picture, job.saying, tracked_file(self.sources.work, job.saying.film), self.tools)
+            with written_whole(kept, "points", UserError) as temporary, temporary.open("wb") as file:
+                np.save(file, points)
+        return np.load(kept)
