@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from joyhallo.models.kernels import attend
 from joyhallo.models.networks import build_networks
 from joyhallo.training.stages import Batch, Draws, Objective, velocity_loss
 from tiny import drawn_inputs, drawn_masks, forward, normal, tiny_preset
@@ -70,3 +71,16 @@ def test_the_untrained_network_begins_with_silent_audio_and_motion():
     assert torch.equal(forward(networks, inputs, latents), forward(networks, other, latents))
     swapped = forward(networks, inputs, latents.flip(2))
     assert torch.allclose(swapped.flip(2), forward(networks, inputs, latents), atol=1e-6)
+
+
+def test_attention_trained_in_bf16_on_a_cpu_stays_float32():
+    parts = [normal(seed, 2, 2, 5, 4).requires_grad_(True) for seed in range(3)]
+    expected = attend(*parts)
+    wanted = torch.autograd.grad(expected.square().sum(), parts)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(*parts)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+    assert all(torch.equal(a, b) for a, b in zip(torch.autograd.grad(found.square().sum(), parts), wanted, strict=True))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert attend(*parts).dtype == torch.bfloat16

@@ -12,7 +12,7 @@ from joyhallo.data.dataset import Dataset
 from joyhallo.data.picking import Drawing, Picker
 from joyhallo.errors import UserError
 from joyhallo.media.labels import read_label
-from joyhallo.media.video import probe_video, read_frames
+from joyhallo.media.video import probe_video
 from joyhallo.training.board import Board, open_board
 from joyhallo.training.validation import (
     Showing,
@@ -43,15 +43,6 @@ def pipe():
 @pytest.fixture(scope="module")
 def first(pipe, dataset, tmp_path_factory):
     return Validator(pipe, dataset, SHOWING).run(5, tmp_path_factory.mktemp("first"))
-
-
-def frames_of(validation) -> np.ndarray:
-    return np.stack(list(read_frames(validation.videos[0])))
-
-
-def difference(validation, other) -> float:
-    """Mean absolute difference of the frames' values, of 255."""
-    return np.abs(frames_of(validation).astype(int) - frames_of(other)).mean()
 
 
 def test_videos_are_of_held_out_clips_and_labelled(first):
@@ -85,14 +76,15 @@ def test_the_same_weights_show_the_same_and_others_do_not(pipe, dataset, tmp_pat
     first, again = (
         Validator(one, dataset, SHOWING).run(5, tmp_path / f"{i}") for i, one in enumerate((pipe, drawn_pipeline()))
     )
-    assert difference(again, first) < 0.5  # the same to rounding, which goes by where weights lie in memory
-    assert again.measures == pytest.approx(first.measures, rel=1e-2)
+    # The sheet and not the videos: x264 reads memory that nobody wrote when frames are as small as these, 32 pixels.
+    assert (again.sheet == first.sheet).all()
+    assert again.measures == first.measures
     weights = dict(pipe.denoising_network.named_parameters())
     others = {name: normal(i, *p.shape) for i, (name, p) in enumerate(weights.items())}
     with exchanged(weights, others):
         other = Validator(pipe, dataset, SHOWING).run(6, tmp_path)
-    assert difference(other, first) > 5
-    assert other.measures != pytest.approx(first.measures, rel=1e-2)
+    assert (other.sheet != first.sheet).any()
+    assert other.measures != first.measures
 
 
 def test_a_run_goes_on_as_if_it_had_not_been(dataset, tmp_path):

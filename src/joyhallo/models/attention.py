@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from joyhallo.models.blocks import TRANSFORMER_EPS, FeedForward, to_image, to_tokens
-from joyhallo.models.kernels import Linear, linear
+from joyhallo.models.kernels import Linear, attend, linear
 
 AudioAttention = Literal["semi_decoupled", "decoupled"]
 
@@ -63,7 +62,7 @@ class Attention(nn.Module):
 
     def gather(self, queries: Tensor, context: KeysValues) -> Tensor:
         """What queries [R,h,L,D] find in a context, [R,L,C]."""
-        return F.scaled_dot_product_attention(queries, context.keys, context.values).transpose(1, 2).flatten(-2)
+        return attend(queries, context.keys, context.values).transpose(1, 2).flatten(-2)
 
     def fold(self, context: Tensor) -> FoldedTokens:
         """Fold constant tokens [B,T,C'] with this layer's query and output projections (equal up to rounding)."""

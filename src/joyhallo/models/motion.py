@@ -9,12 +9,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from joyhallo.models.attention import Attention
 from joyhallo.models.blocks import TRANSFORMER_EPS, FeedForward, to_image, to_tokens
-from joyhallo.models.kernels import Linear
+from joyhallo.models.kernels import Linear, attend
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class TemporalAttention(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Projected queries [B,L,F,C] against keys and values [B,L,S,C] → [B,L,F,C]."""
         by_head = (self.attention.split_heads(x.flatten(0, 1)) for x in (queries, keys, values))
-        out = F.scaled_dot_product_attention(*by_head)  # [B·L,h,F,C/h]
+        out = attend(*by_head)  # [B·L,h,F,C/h]
         return self.attention.to_out(out.transpose(1, 2).reshape(queries.shape))
 
 

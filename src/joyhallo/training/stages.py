@@ -16,7 +16,6 @@ from torch import Tensor
 
 from joyhallo.data.batches import Batch
 from joyhallo.data.randomness import stream
-from joyhallo.errors import UserError
 from joyhallo.models.conditions import ClipInputs, ReferenceFeatures
 from joyhallo.models.networks import Networks
 from joyhallo.sampling.schedule import NUM_TIMESTEPS, training_schedule
@@ -38,14 +37,9 @@ class Objective:
     drops_face: bool = False  # whoever does not see the portrait has no face embedding either
     lip_weight: float = 0.0  # how much more an error counts inside the lip mask
     mouth_weight: float = 0.0  # of the difference of decoded mouths, see `training.mouth`
-    timesteps: tuple[int, ...] = ()  # only these are drawn; none: all
+    own_steps: int = 0  # so many steps are run as in sampling, each on what the one before made; 0: noise hides true latents
+    noise_scale: float = 1.0  # of the noise that own steps begin with
     still: bool = False  # F independent pictures with a timestep each; the motion modules do not run
-
-    def __post_init__(self) -> None:
-        """Raises UserError for timesteps that there are not."""
-        for step in self.timesteps:
-            if not 0 <= step < NUM_TIMESTEPS:
-                raise UserError(f"objective.timesteps={step} is not possible: they are numbers from 0 to {NUM_TIMESTEPS - 1}")
 
 
 @dataclass(frozen=True)
@@ -83,10 +77,9 @@ def draw(coins: Coins, shape: Sequence[int], objective: Objective, seed: int) ->
     """Timesteps and noise of the samples; `shape` [C,F,H,W]. On the CPU, so that a seed means the same everywhere."""
     timesteps, noise = [], []
     channels, num_frames, height, width = shape
-    choices = np.array(objective.timesteps or range(NUM_TIMESTEPS))
     for number in coins.numbers:
         random = stream(seed, "noise", number)
-        timesteps.append(choices[random.integers(len(choices), size=num_frames if objective.still else ())])
+        timesteps.append(random.integers(NUM_TIMESTEPS, size=num_frames if objective.still else ()))
         own = random.standard_normal((channels, num_frames, height, width), np.float32)
         if objective.shared_noise:
             common = random.standard_normal((channels, 1, height, width), np.float32)
@@ -106,22 +99,57 @@ def velocity_loss(
 ) -> Tensor:
     """The weighted squared error of the predicted velocity, per sample [B]; a step minimises the mean.
 
-    With the published reduction every sample has the mean error of all, times its own weight. `mouths`: what looks at the
-    mouths, needed where the objective has a weight for them.
+    With the published reduction every sample has the mean error of all, times its own weight. With `own_steps` it is the mean
+    over the steps. `mouths`: what looks at the mouths, needed where the objective has a weight for them.
     """
-    latents = batch.latents
-    alphas = training_schedule().alphas_cumprod.to(latents)
-    signal = alphas[draws.timesteps.to(latents.device)].reshape(len(latents), 1, -1, 1, 1)  # one per clip, or per still frame
-    noise = draws.noise.to(latents)
-    noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-    target = signal.sqrt() * noise - (1 - signal).sqrt() * latents
-    # PyTorch 2.13 on the CPU crashes in the backward pass of a channels_last group normalisation that trains on an input
-    # without gradient: the first audio module behind frozen convolutions. Asking for one here costs a few convolutions.
-    noisy.requires_grad_(torch.is_grad_enabled())
     inputs = clip_inputs(networks, batch, objective, draws, checkpointing)
     conditioning = networks.denoising_network.condition(inputs, checkpointing=checkpointing)
-    predicted = networks.denoising_network(noisy, draws.timesteps.flatten().to(latents.device), conditioning, checkpointing)
-    error = (predicted.float() - target.float()) ** 2
+
+    def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        # PyTorch 2.13 on the CPU crashes in the backward pass of a channels_last group normalisation that trains on an input
+        # without gradient: the first audio module behind frozen convolutions. Asking for one here costs a few convolutions.
+        noisy.requires_grad_(torch.is_grad_enabled())
+        return networks.denoising_network(noisy, timesteps.flatten().to(noisy.device), conditioning, checkpointing)
+
+    latents, noise = batch.latents, draws.noise.to(batch.latents)
+    if not objective.own_steps:
+        signal = signal_at(draws.timesteps, latents)
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        return _loss(predict(noisy, draws.timesteps), noisy, noise, signal, batch, objective, mouths)
+    losses, clean, noise = [], torch.zeros_like(latents), objective.noise_scale * noise
+    for step in sampled_timesteps(objective.own_steps):
+        timesteps = torch.full_like(draws.timesteps, step)
+        signal = signal_at(timesteps, latents)
+        noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+        # As if the noise were what is not the true latents here, so that the right answer is these.
+        missing = (noisy - signal.sqrt() * latents) / (1 - signal).sqrt()
+        velocity = predict(noisy, timesteps)
+        losses.append(_loss(velocity, noisy, missing, signal, batch, objective, mouths))
+        clean = (signal.sqrt() * noisy - (1 - signal).sqrt() * velocity).detach()
+        noise = (signal.sqrt() * velocity + (1 - signal).sqrt() * noisy).detach()
+    return torch.stack(losses).mean(0)
+
+
+def signal_at(timesteps: Tensor, latents: Tensor) -> Tensor:
+    """How much of the variance is signal at timesteps [B] or, of still pictures, [B,F]: [B,1,1 or F,1,1]."""
+    alphas = training_schedule().alphas_cumprod.to(latents)
+    return alphas[timesteps.to(latents.device)].reshape(len(latents), 1, -1, 1, 1)
+
+
+def sampled_timesteps(num_steps: int) -> list[int]:
+    """Where so many steps of sampling stand, from noise on."""
+    schedule = training_schedule()
+    schedule.set_timesteps(num_steps)
+    return [int(step) for step in schedule.timesteps]
+
+
+def _loss(
+    velocity: Tensor, noisy: Tensor, noise: Tensor, signal: Tensor, batch: Batch, objective: Objective, mouths: Mouths | None
+) -> Tensor:
+    """Of one predicted velocity, [B]; `noisy` is the batch's latents with this noise."""
+    latents = batch.latents
+    target = signal.sqrt() * noise - (1 - signal).sqrt() * latents
+    error = (velocity.float() - target.float()) ** 2
     weight = min_snr_weight(signal.float(), objective.snr_gamma)
     if objective.lip_weight:
         error = error * (1 + objective.lip_weight * batch.masks.lip[0][:, None])
@@ -132,7 +160,7 @@ def velocity_loss(
     if not objective.mouth_weight:
         return loss
     assert mouths is not None, "what looks at mouths is given where they count"
-    clean = signal.sqrt() * noisy - (1 - signal).sqrt() * predicted
+    clean = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity
     seen = mouths.difference(clean, latents, batch.reference_latents[:, 0], batch.masks.lip[0])
     return loss + objective.mouth_weight * seen
 
