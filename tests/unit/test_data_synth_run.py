@@ -15,6 +15,7 @@ from joyhallo.data.report import read_lines
 from joyhallo.data.synthesis import mandarin, motion, studio
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
 from joyhallo.data.synthesis.gestures import Gesture, read_gesture
+from joyhallo.data.synthesis.hearing import Hearing
 from joyhallo.data.synthesis.speakers import Film, list_films, track
 from joyhallo.data.synthesis.stills import Still, list_stills
 from joyhallo.data.synthesis.synthesize import SynthesisRequest, _cast, finished_keys, plan_clips, synthesise
@@ -220,7 +221,7 @@ class TestLips:
         portraits, filmed, _, mesh = stage
         controls = mandarin._trajectory([(0.4, "a"), (0.7, "shut"), (1.0, "a"), (1.3, "shut"), (1.6, "o")], 50)
         sentence = mandarin.Sentence(np.zeros(50 * 640, np.float32), controls)
-        gesture = mandarin.act(sentence, mandarin.fit_lip_basis([filmed]), filmed)
+        gesture = mandarin.act(sentence, mandarin.fit_lip_basis([filmed]), filmed, Hearing(np.zeros((13 * 26, 4)), np.ones(4)))
         for portrait in portraits:
             openings = [opening_of(portrait.place(gesture, frame).points, mesh.vertices) for frame in range(50)]
             for time in (0.7, 1.3):

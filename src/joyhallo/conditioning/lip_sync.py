@@ -78,7 +78,7 @@ class LipSync:
 
     def predict(self, speech: np.ndarray, num_frames: int) -> np.ndarray:
         """What the lips should do, [F, M], standardised, of `speech` [T] (int16, or float of any level)."""
-        return _with_context(log_mel(speech, num_frames)) / self.band_scale @ self.weights
+        return with_context(log_mel(speech, num_frames)) / self.band_scale @ self.weights
 
     def score(self, points: np.ndarray, speech: np.ndarray) -> LipSyncScore:
         """Of a clip: `points` [F, K, 3] in pixels of any size, `speech` [T] at 16 kHz from the same start.
@@ -117,7 +117,7 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], penalty: float = PENALTY
     """
     heard, seen = [], []
     for points, speech in clips:
-        heard.append(_with_context(log_mel(speech, len(points))))
+        heard.append(with_context(log_mel(speech, len(points))))
         measures = lip_measures(points)
         seen.append(measures - measures.mean(0))
     bands, targets = np.concatenate(heard), np.concatenate(seen)
@@ -163,7 +163,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(0) / np.sqrt(np.square(a).sum(0) * np.square(b).sum(0) + 1e-12)
 
 
-def _with_context(bands: np.ndarray) -> np.ndarray:
+def with_context(bands: np.ndarray) -> np.ndarray:
     """[F, 26] → [F, 13·26]: the frames around each, without the clip's mean; the ends are repeated."""
     bands = np.pad(bands - bands.mean(0), ((CONTEXT, CONTEXT), (0, 0)), "edge")
     count = len(bands) - 2 * CONTEXT
