@@ -17,8 +17,10 @@ from joyhallo.training.run import train
 from training_runs import losses, make_dataset
 
 GOLDEN = Path(__file__).with_name("smoke_losses.json")
-# One thread on one machine repeats them to the last bit; other processors round otherwise, and eight steps make more of it.
-TOLERANCE = 1e-3
+# One thread on one machine repeats them to the last bit; other processors round otherwise, and every step makes more of it.
+# With AVX2 in place of AVX-512 losses differed by up to 2e-4, gradient norms by 4e-4 in four steps and by 7e-3 in eight.
+TOLERANCE, LATE_NORM_TOLERANCE = 1e-3, 3e-2
+EARLY = 4  # steps
 
 
 def curves(folder: Path) -> dict[str, dict[str, list[float]]]:
@@ -39,9 +41,11 @@ def found(tmp_path_factory) -> dict[str, dict[str, list[float]]]:
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
-@pytest.mark.parametrize("what", ["loss", "grad_norm"])
-def test_the_smoke_recipe_repeats_its_curve(found, stage, what):
-    assert found[stage][what] == pytest.approx(json.loads(GOLDEN.read_text())[stage][what], rel=TOLERANCE)
+def test_the_smoke_recipe_repeats_its_curve(found, stage):
+    mine, golden = found[stage], json.loads(GOLDEN.read_text())[stage]
+    assert mine["loss"] == pytest.approx(golden["loss"], rel=TOLERANCE)
+    assert mine["grad_norm"][:EARLY] == pytest.approx(golden["grad_norm"][:EARLY], rel=TOLERANCE)
+    assert mine["grad_norm"] == pytest.approx(golden["grad_norm"], rel=LATE_NORM_TOLERANCE)
 
 
 if __name__ == "__main__":

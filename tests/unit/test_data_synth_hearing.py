@@ -50,7 +50,5 @@ def test_what_the_spelling_shuts_stays_shut_and_shapes_are_between_both():
     heard = np.array([[0.9, 0.7, 0.1, 0.0], [0.4, 0.3, -0.2, 0.1], [-0.5, 0.0, 0.0, 0.0]])
     found = with_heard(spelled, heard)
     assert found[0, 0] == 0
-    assert found[1] == pytest.approx(
-        [0.72, 0.54, 0.08, -0.04]
-    )  # half and half, wider by a fifth; corners by seven tenths
+    assert found[1] == pytest.approx([0.72, 0.54, 0.08, -0.04])  # half and half, wider by a fifth; corners by seven tenths
     assert found[2] == pytest.approx([0.12, 0.12, -0.28, 0.21])  # lips do not go beyond shut
