@@ -6,7 +6,7 @@ scripts that changes the numbers is an option. The loop that calls it knows noth
 Axes: B samples, F frames, P past frames, C channels, H and W the latent place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -105,26 +105,39 @@ def velocity_loss(
     inputs = clip_inputs(networks, batch, objective, draws, checkpointing)
     conditioning = networks.denoising_network.condition(inputs, checkpointing=checkpointing)
 
-    def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+    def judged(noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """The velocity predicted for latents with this noise, and its loss [B]."""
         # PyTorch 2.13 on the CPU crashes in the backward pass of a channels_last group normalisation that trains on an input
         # without gradient: the first audio module behind frozen convolutions. Asking for one here costs a few convolutions.
         noisy.requires_grad_(torch.is_grad_enabled())
-        return networks.denoising_network(noisy, timesteps.flatten().to(noisy.device), conditioning, checkpointing)
+        velocity = networks.denoising_network(noisy, timesteps.flatten().to(noisy.device), conditioning, checkpointing)
+        signal = signal_at(timesteps, noisy)
+        return velocity, _loss(velocity, noisy, noise, signal, batch, objective, mouths)
 
     latents, noise = batch.latents, draws.noise.to(batch.latents)
-    if not objective.own_steps:
-        signal = signal_at(draws.timesteps, latents)
-        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-        return _loss(predict(noisy, draws.timesteps), noisy, noise, signal, batch, objective, mouths)
+    if objective.own_steps:
+        return _own_steps_loss(judged, latents, noise, draws.timesteps, objective)
+    signal = signal_at(draws.timesteps, latents)
+    return judged(signal.sqrt() * latents + (1 - signal).sqrt() * noise, noise, draws.timesteps)[1]
+
+
+def _own_steps_loss(
+    judged: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    latents: Tensor,
+    noise: Tensor,
+    shape: Tensor,
+    objective: Objective,
+) -> Tensor:
+    """The mean loss [B] over the steps of sampling from noise, each on what the one before made; `shape`: of timesteps."""
     losses, clean, noise = [], torch.zeros_like(latents), objective.noise_scale * noise
     for step in sampled_timesteps(objective.own_steps):
-        timesteps = torch.full_like(draws.timesteps, step)
+        timesteps = torch.full_like(shape, step)
         signal = signal_at(timesteps, latents)
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         # As if the noise were what is not the true latents here, so that the right answer is these.
         missing = (noisy - signal.sqrt() * latents) / (1 - signal).sqrt()
-        velocity = predict(noisy, timesteps)
-        losses.append(_loss(velocity, noisy, missing, signal, batch, objective, mouths))
+        velocity, loss = judged(noisy, missing, timesteps)
+        losses.append(loss)
         clean = (signal.sqrt() * noisy - (1 - signal).sqrt() * velocity).detach()
         noise = (signal.sqrt() * velocity + (1 - signal).sqrt() * noisy).detach()
     return torch.stack(losses).mean(0)
