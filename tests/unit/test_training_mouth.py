@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from joyhallo.errors import UserError
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.latents import LatentSpace
 from joyhallo.sampling.schedule import training_schedule
 from joyhallo.training.mouth import Mouths, window
 from joyhallo.training.recipes import mini_stage2
-from joyhallo.training.stages import Draws, Objective, velocity_loss
+from joyhallo.training.stages import Draws, Objective, draw, toss, velocity_loss
 from joyhallo.training.trainee import Trainee
 from joyhallo.training.visible import visible_difference
 from tiny import draw_weights, drawn_batch, drawn_networks, normal, tiny_preset
@@ -92,3 +93,14 @@ def test_the_autoencoder_is_no_part_of_what_is_trained(mouths):
     without = Trainee(drawn_networks(tiny_preset()), recipe)
     trainee = Trainee(drawn_networks(tiny_preset()), recipe, mouths=mouths)
     assert trainee.state_dict().keys() == without.state_dict().keys()
+
+
+def test_timesteps_are_drawn_from_those_that_are_named():
+    objective = Objective(timesteps=(249, 999), still=True)
+    drawn = draw(toss(range(50), objective, 1), (2, 4, 2, 2), objective, 1)
+    assert set(drawn.timesteps.flatten().tolist()) == {249, 999}
+
+
+def test_a_timestep_that_is_none_is_refused():
+    with pytest.raises(UserError, match=r"timesteps=1000 .*0 to 999"):
+        Objective(timesteps=(999, 1000))

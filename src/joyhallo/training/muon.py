@@ -10,32 +10,18 @@ def orthogonalise(matrix: Tensor, num_steps: int = 5) -> Tensor:
     """A matrix [rows, columns] with about the same singular directions and all singular values near one (Newton-Schulz)."""
     is_tall = matrix.shape[0] > matrix.shape[1]
     result = matrix.T if is_tall else matrix
-    result = (result / (result.norm() + 1e-7)).to(_product_dtype(matrix.device))
+    result = result / (result.norm() + 1e-7)
     for _ in range(num_steps):
         square = result @ result.T
         result = 3.4445 * result + (-4.7750 * square + 2.0315 * square @ square) @ result
-    return (result.T if is_tall else result).to(matrix.dtype)
-
-
-def _product_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where that is multiplied faster than float32: directions need no more."""
-    is_fast = torch.cpu.get_capabilities().get("avx512_bf16", False) if device.type == "cpu" else device.type == "cuda"
-    return torch.bfloat16 if is_fast else torch.float32
+    return result.T if is_tall else result
 
 
 class Muon(torch.optim.Optimizer):
     """Parameters of two or more axes; the first is the output, the others are the input taken together."""
 
-    def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float = 0.02,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-        matches_adam: bool = False,
-    ) -> None:
-        """`matches_adam`: updates are as large as AdamW's are on average, so that they share a rate (Liu et al. 2025)."""
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "matches_adam": matches_adam})
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # noqa: ARG002 (the name belongs to the base class)
@@ -48,39 +34,9 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 average = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = orthogonalise(parameter.grad.lerp(average, group["momentum"]).flatten(1))
-                rows, columns = update.shape
-                scale = 0.2 * max(rows, columns) ** 0.5 if group["matches_adam"] else max(1.0, rows / columns) ** 0.5
+                scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)
-
-
-def is_matrix(parameter: Tensor) -> bool:
-    """Whether it has enough rows and columns for directions to matter."""
-    return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= 8
-
-
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon for matrices and convolutions, AdamW for the rest, at one learning rate."""
-
-    def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float, fused: bool
-    ) -> None:
-        params = list(params)
-        super().__init__(params, {"lr": lr})
-        matrices = [p for p in params if is_matrix(p)]
-        others = [p for p in params if not is_matrix(p)]
-        self._parts: list[torch.optim.Optimizer] = []
-        if matrices:
-            self._parts.append(Muon(matrices, lr, weight_decay=weight_decay, matches_adam=True))
-        if others:
-            self._parts.append(torch.optim.AdamW(others, lr, betas, weight_decay=weight_decay, fused=fused))
-        self.param_groups = [group for part in self._parts for group in part.param_groups]
-        for part in self._parts:
-            part.state = self.state  # one memory, whoever keeps it
-
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 (the name belongs to the base class)
-        for part in self._parts:
-            part.step()
 
 
 class Optimizers:
@@ -92,7 +48,8 @@ class Optimizers:
         for name, parameter in network.named_parameters():
             if not parameter.requires_grad:
                 continue
-            (matrices if is_matrix(parameter) and not any(part in name for part in adam_only) else others).append(parameter)
+            is_matrix = parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= 8
+            (matrices if is_matrix and not any(part in name for part in adam_only) else others).append(parameter)
         self._optimizers: list[tuple[torch.optim.Optimizer, float]] = []
         if matrices:
             self._optimizers.append((Muon(matrices, muon_lr), muon_lr))

@@ -1,4 +1,4 @@
-"""The optimiser of a run: AdamW, fused where PyTorch has it so, or in 8 bits where bitsandbytes is installed; or Muon."""
+"""The optimiser of a run: AdamW, fused where PyTorch has it so, or in 8 bits where bitsandbytes is installed."""
 
 import importlib
 import importlib.util
@@ -10,7 +10,6 @@ from torch import nn
 
 from joyhallo.errors import UserError
 from joyhallo.training.distributed import Processes
-from joyhallo.training.muon import MuonAdamW
 from joyhallo.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
@@ -18,9 +17,6 @@ logger = logging.getLogger(__name__)
 
 def available_optimizer(schedule: Schedule, processes: Processes) -> str:
     """The optimiser that a run really gets; says why where it is not the one the recipe names."""
-    if schedule.optimizer == "muon" and processes.is_sharded:
-        logger.info("AdamW instead of Muon, which needs whole matrices: FSDP spreads them")
-        return "adamw"
     if schedule.optimizer != "adamw8bit":
         return schedule.optimizer
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -47,5 +43,4 @@ def build_optimizer(parameters: Iterable[nn.Parameter], schedule: Schedule, devi
     settings = {"lr": schedule.learning_rate, "betas": schedule.betas, "weight_decay": schedule.weight_decay}
     if schedule.optimizer == "adamw8bit":
         return importlib.import_module("bitsandbytes").optim.AdamW8bit(trained, **settings)
-    kind = MuonAdamW if schedule.optimizer == "muon" else torch.optim.AdamW
-    return kind(trained, **settings, fused=device.type in ("cpu", "cuda"))
+    return torch.optim.AdamW(trained, **settings, fused=device.type in ("cpu", "cuda"))

@@ -48,15 +48,14 @@ def preset_of(name: str) -> Preset:
 
 
 def mini_objective() -> Objective:
-    """Mouths first, through the steps that mini is sampled with."""
+    """Mouths first, at the timesteps of the four steps that mini is sampled with."""
     return Objective(
         portrait_dropout=0.0,
         audio_dropout=0.1,
         start_dropout=0.1,
         lip_weight=10.0,
         mouth_weight=10.0,
-        own_steps=2,
-        noise_scale=0.8,
+        timesteps=(999, 749, 499, 249),
     )
 
 
@@ -76,16 +75,17 @@ def mini_stage1() -> Recipe:
 
 
 def mini_stage2() -> Recipe:
-    """Then whole clips: the motion modules, and everything else with them at a lower rate."""
+    """Then whole clips: the motion modules, and the denoising network with them at a lower rate."""
     return Recipe(
         name="mini",
         stage="stage2",
         preset="mini",
         init="mini",
-        objective=replace(mini_objective(), shared_noise=1.0),
-        drawing=Drawing(num_samples=4, num_at_once=2, num_frames=12, num_past=2, synthetic_share=0.8),
-        schedule=Schedule(num_steps=1200, learning_rate=4e-4, warmup_steps=20, optimizer="muon", ema_decay=0.99),
+        objective=replace(mini_objective(), shared_noise=0.9),
+        drawing=Drawing(num_samples=2, num_at_once=2, num_frames=12, num_past=2, synthetic_share=0.6),
+        schedule=Schedule(num_steps=1200, learning_rate=3e-4, ema_decay=0.995),
         saving=Saving(every_steps=100, validate_every_steps=200),
+        frozen=("reference_network.", "face_projector.", "face_locator."),
     )
 
 

@@ -13,7 +13,7 @@ class Schedule:
     learning_rate: float
     warmup_steps: int = 100
     decay_from: float = 0.6  # share of the steps after which the rate falls along a cosine to 2 %; 1: it never does
-    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-2
     max_grad_norm: float = 1.0

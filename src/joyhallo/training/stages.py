@@ -6,7 +6,7 @@ scripts that changes the numbers is an option. The loop that calls it knows noth
 Axes: B samples, F frames, P past frames, C channels, H and W the latent place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from joyhallo.data.batches import Batch
 from joyhallo.data.randomness import stream
+from joyhallo.errors import UserError
 from joyhallo.models.conditions import ClipInputs, ReferenceFeatures
 from joyhallo.models.networks import Networks
 from joyhallo.sampling.schedule import NUM_TIMESTEPS, training_schedule
@@ -37,9 +38,14 @@ class Objective:
     drops_face: bool = False  # whoever does not see the portrait has no face embedding either
     lip_weight: float = 0.0  # how much more an error counts inside the lip mask
     mouth_weight: float = 0.0  # of the difference of decoded mouths, see `training.mouth`
-    own_steps: int = 0  # so many steps are run as in sampling, each on what the one before made; 0: noise hides true latents
-    noise_scale: float = 1.0  # of the noise that own steps begin with
+    timesteps: tuple[int, ...] = ()  # only these are drawn; none: all
     still: bool = False  # F independent pictures with a timestep each; the motion modules do not run
+
+    def __post_init__(self) -> None:
+        """Raises UserError for timesteps that there are not."""
+        for step in self.timesteps:
+            if not 0 <= step < NUM_TIMESTEPS:
+                raise UserError(f"objective.timesteps={step} is not possible: they are numbers from 0 to {NUM_TIMESTEPS - 1}")
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,10 @@ def draw(coins: Coins, shape: Sequence[int], objective: Objective, seed: int) ->
     """Timesteps and noise of the samples; `shape` [C,F,H,W]. On the CPU, so that a seed means the same everywhere."""
     timesteps, noise = [], []
     channels, num_frames, height, width = shape
+    choices = np.array(objective.timesteps or range(NUM_TIMESTEPS))
     for number in coins.numbers:
         random = stream(seed, "noise", number)
-        timesteps.append(random.integers(NUM_TIMESTEPS, size=num_frames if objective.still else ()))
+        timesteps.append(choices[random.integers(len(choices), size=num_frames if objective.still else ())])
         own = random.standard_normal((channels, num_frames, height, width), np.float32)
         if objective.shared_noise:
             common = random.standard_normal((channels, 1, height, width), np.float32)
@@ -99,70 +106,22 @@ def velocity_loss(
 ) -> Tensor:
     """The weighted squared error of the predicted velocity, per sample [B]; a step minimises the mean.
 
-    With the published reduction every sample has the mean error of all, times its own weight. With `own_steps` it is the mean
-    over the steps. `mouths`: what looks at the mouths, needed where the objective has a weight for them.
+    With the published reduction every sample has the mean error of all, times its own weight. `mouths`: what looks at the
+    mouths, needed where the objective has a weight for them.
     """
+    latents = batch.latents
+    alphas = training_schedule().alphas_cumprod.to(latents)
+    signal = alphas[draws.timesteps.to(latents.device)].reshape(len(latents), 1, -1, 1, 1)  # one per clip, or per still frame
+    noise = draws.noise.to(latents)
+    noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+    target = signal.sqrt() * noise - (1 - signal).sqrt() * latents
+    # PyTorch 2.13 on the CPU crashes in the backward pass of a channels_last group normalisation that trains on an input
+    # without gradient: the first audio module behind frozen convolutions. Asking for one here costs a few convolutions.
+    noisy.requires_grad_(torch.is_grad_enabled())
     inputs = clip_inputs(networks, batch, objective, draws, checkpointing)
     conditioning = networks.denoising_network.condition(inputs, checkpointing=checkpointing)
-
-    def judged(noisy: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """The velocity predicted for latents with this noise, and its loss [B]."""
-        # PyTorch 2.13 on the CPU crashes in the backward pass of a channels_last group normalisation that trains on an input
-        # without gradient: the first audio module behind frozen convolutions. Asking for one here costs a few convolutions.
-        noisy.requires_grad_(torch.is_grad_enabled())
-        velocity = networks.denoising_network(noisy, timesteps.flatten().to(noisy.device), conditioning, checkpointing)
-        signal = signal_at(timesteps, noisy)
-        return velocity, _loss(velocity, noisy, noise, signal, batch, objective, mouths)
-
-    latents, noise = batch.latents, draws.noise.to(batch.latents)
-    if objective.own_steps:
-        return _own_steps_loss(judged, latents, noise, draws.timesteps, objective)
-    signal = signal_at(draws.timesteps, latents)
-    return judged(signal.sqrt() * latents + (1 - signal).sqrt() * noise, noise, draws.timesteps)[1]
-
-
-def _own_steps_loss(
-    judged: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
-    latents: Tensor,
-    noise: Tensor,
-    shape: Tensor,
-    objective: Objective,
-) -> Tensor:
-    """The mean loss [B] over the steps of sampling from noise, each on what the one before made; `shape`: of timesteps."""
-    losses, clean, noise = [], torch.zeros_like(latents), objective.noise_scale * noise
-    for step in sampled_timesteps(objective.own_steps):
-        timesteps = torch.full_like(shape, step)
-        signal = signal_at(timesteps, latents)
-        noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-        # As if the noise were what is not the true latents here, so that the right answer is these.
-        missing = (noisy - signal.sqrt() * latents) / (1 - signal).sqrt()
-        velocity, loss = judged(noisy, missing, timesteps)
-        losses.append(loss)
-        clean = (signal.sqrt() * noisy - (1 - signal).sqrt() * velocity).detach()
-        noise = (signal.sqrt() * velocity + (1 - signal).sqrt() * noisy).detach()
-    return torch.stack(losses).mean(0)
-
-
-def signal_at(timesteps: Tensor, latents: Tensor) -> Tensor:
-    """How much of the variance is signal at timesteps [B] or, of still pictures, [B,F]: [B,1,1 or F,1,1]."""
-    alphas = training_schedule().alphas_cumprod.to(latents)
-    return alphas[timesteps.to(latents.device)].reshape(len(latents), 1, -1, 1, 1)
-
-
-def sampled_timesteps(num_steps: int) -> list[int]:
-    """Where so many steps of sampling stand, from noise on."""
-    schedule = training_schedule()
-    schedule.set_timesteps(num_steps)
-    return [int(step) for step in schedule.timesteps]
-
-
-def _loss(
-    velocity: Tensor, noisy: Tensor, noise: Tensor, signal: Tensor, batch: Batch, objective: Objective, mouths: Mouths | None
-) -> Tensor:
-    """Of one predicted velocity, [B]; `noisy` is the batch's latents with this noise."""
-    latents = batch.latents
-    target = signal.sqrt() * noise - (1 - signal).sqrt() * latents
-    error = (velocity.float() - target.float()) ** 2
+    predicted = networks.denoising_network(noisy, draws.timesteps.flatten().to(latents.device), conditioning, checkpointing)
+    error = (predicted.float() - target.float()) ** 2
     weight = min_snr_weight(signal.float(), objective.snr_gamma)
     if objective.lip_weight:
         error = error * (1 + objective.lip_weight * batch.masks.lip[0][:, None])
@@ -173,7 +132,7 @@ def _loss(
     if not objective.mouth_weight:
         return loss
     assert mouths is not None, "what looks at mouths is given where they count"
-    clean = signal.sqrt() * noisy - (1 - signal).sqrt() * velocity
+    clean = signal.sqrt() * noisy - (1 - signal).sqrt() * predicted
     seen = mouths.difference(clean, latents, batch.reference_latents[:, 0], batch.masks.lip[0])
     return loss + objective.mouth_weight * seen
 

@@ -65,7 +65,6 @@ class Cast:
     size_px: int
     num_frames: int
     head_share: float  # of the head's movement
-    opening: float  # of the lips, against the films'
     seed: int
 
     def study_of(self, still: Still) -> Path:
@@ -118,7 +117,7 @@ class Studio:
         num_frames = len(performance.gesture.blink)
         loudness = loudness_of(performance.speech, num_frames)
         gesture = rest_in_silence(performance.gesture, loudness)
-        gesture = act_out(gesture, loudness, draw_style(random).with_head(cast.head_share).with_opening(cast.opening), random)
+        gesture = act_out(gesture, loudness, draw_style(random).with_head(cast.head_share), random)
         speech = recorded(performance.speech, random)
         finish = partial(stylise, seed=int(random.integers(2**31)))
         placed = [portrait.place(gesture, frame) for frame in range(num_frames)]
