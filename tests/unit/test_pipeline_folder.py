@@ -56,13 +56,15 @@ def test_saved_and_loaded_gives_the_same_frames(saved, tmp_path):
     assert np.array_equal(first_frames(JoyHalloPipeline.from_pretrained(tmp_path / "again")), found)
 
 
-def test_loaded_networks_do_not_train_and_take_the_asked_dtype(saved):
-    half = JoyHalloPipeline.from_pretrained(saved, torch_dtype=torch.bfloat16)
-    for component in half.components.values():
+@pytest.mark.parametrize(("dtype", "of_pictures"), [(torch.bfloat16, torch.float32), (torch.float16, torch.float16)])
+def test_loaded_networks_do_not_train_and_take_the_asked_dtype(saved, dtype, of_pictures):
+    half = JoyHalloPipeline.from_pretrained(saved, torch_dtype=dtype)
+    for name, component in half.components.items():
         if isinstance(component, torch.nn.Module):
             assert not component.training
             assert not any(parameter.requires_grad for parameter in component.parameters())
-            assert {parameter.dtype for parameter in component.parameters()} == {torch.bfloat16}
+            expected = of_pictures if name == "vae" else dtype
+            assert {parameter.dtype for parameter in component.parameters()} == {expected}
 
 
 def test_any_scheduler_of_diffusers(folder):
