@@ -19,8 +19,10 @@ _FFT = 512
 
 def mel_filters(num_bands: int, lowest_hz: float = 60.0, highest_hz: float = 7600.0) -> Tensor:
     """Triangular filters [bands, FFT bins], evenly spaced on the mel scale (O'Shaughnessy's formula), peak 1."""
-    ends = [2595 * math.log10(1 + hz / 700) for hz in (lowest_hz, highest_hz)]
-    edges = 700 * (10 ** (torch.linspace(*ends, num_bands + 2, dtype=torch.float64) / 2595) - 1)
+    lowest, highest = (2595 * math.log10(1 + hz / 700) for hz in (lowest_hz, highest_hz))
+    # Not torch.linspace: transformers exchanges it while it loads a model, and threads that load together can leave it so.
+    mels = lowest + (highest - lowest) / (num_bands + 1) * torch.arange(num_bands + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (mels / 2595) - 1)
     bins = torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE_HZ / _FFT
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
