@@ -221,7 +221,8 @@ class TestLips:
         portraits, filmed, _, mesh = stage
         controls = mandarin._trajectory([(0.4, "a"), (0.7, "shut"), (1.0, "a"), (1.3, "shut"), (1.6, "o")], 50)
         sentence = mandarin.Sentence(np.zeros(50 * 640, np.float32), controls)
-        gesture = mandarin.act(sentence, mandarin.fit_lip_basis([filmed]), filmed, Hearing(np.zeros((13 * 26, 4)), np.ones(4)))
+        deaf = Hearing(np.zeros((13 * 26, 4)), np.ones(4))
+        gesture = mandarin.act(sentence, mandarin.FilmedLips(mandarin.fit_lip_basis([filmed]), deaf), filmed)
         for portrait in portraits:
             openings = [opening_of(portrait.place(gesture, frame).points, mesh.vertices) for frame in range(50)]
             for time in (0.7, 1.3):

@@ -123,7 +123,7 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], penalty: float = PENALTY
     bands, targets = np.concatenate(heard), np.concatenate(seen)
     band_scale, measure_scale = bands.std(0) + 1e-6, targets.std(0)
     bands, targets = bands / band_scale, targets / measure_scale
-    weights = np.linalg.solve(bands.T @ bands + penalty * np.eye(bands.shape[1]), bands.T @ targets)
+    weights = ridge(bands, targets, penalty)
     found = [correlation(part / band_scale @ weights, measures) for part, measures in zip(heard, seen, strict=True)]
     share = np.clip(np.mean(found, 0), 0, 1) ** 2
     return LipSync(*(array.astype(np.float32) for array in (weights, band_scale, measure_scale, share / share.sum())))
@@ -155,6 +155,11 @@ def log_mel(speech: np.ndarray, num_frames: int) -> np.ndarray:
     power = np.square(np.abs(np.fft.rfft(windows, _FFT)))
     bands = np.log(power @ mel_filters(NUM_BANDS).numpy().astype(np.float64).T + 1e-4)
     return bands.reshape(num_frames, 4, NUM_BANDS).mean(1)
+
+
+def ridge(inputs: np.ndarray, targets: np.ndarray, penalty: float = PENALTY) -> np.ndarray:
+    """The map [I, M] from inputs [F, I] to targets [F, M] with the least squared error and penalised squared size."""
+    return np.linalg.solve(inputs.T @ inputs + penalty * np.eye(inputs.shape[1]), inputs.T @ targets)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from joyhallo.conditioning.face import FaceMesh
 from joyhallo.data.synthesis import mandarin, motion
 from joyhallo.data.synthesis.acting import loudness_of, rest_in_silence
 from joyhallo.data.synthesis.gestures import Gesture, read_gesture
-from joyhallo.data.synthesis.hearing import fit_hearing
 from joyhallo.data.synthesis.speakers import Film, Tracked, list_films, load_tracked, save_tracked, track
 from joyhallo.errors import UserError
 from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME
@@ -22,8 +21,6 @@ from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME
 logger = logging.getLogger(__name__)
 NUM_COMPONENTS = 8
 SHUT_CM = 0.05  # lips no farther apart than this are shut
-_NUM_DONORS = 20  # films whose lips the Mandarin shapes are fitted on
-_NUM_HEARD = 150  # films from whose sound and lips the movement for a sound is learnt
 _MIDDLE = slice(3, 8)  # of the eleven pairs of the inner lips
 
 
@@ -81,7 +78,7 @@ def read_lip_clips(sources: LipSources, template: np.ndarray) -> LipClips:
         speech = tracked.speech.astype(np.float32) / 32767
         gesture = read_gesture(tracked.points, template)
         gesture = rest_in_silence(gesture, loudness_of(speech, len(gesture.blink)))
-        if not film.is_held_out and len(donors) < _NUM_HEARD:
+        if not film.is_held_out and len(donors) < mandarin.NUM_HEARD:
             donors.append((gesture, speech))
         spoken += list(_parts(gesture, speech, sources.num_frames, film.is_held_out))
     num_held_out = sum(clip.is_held_out for clip in spoken)
@@ -120,15 +117,14 @@ def _sentences(sources: LipSources, donors: list[tuple[Gesture, np.ndarray]]) ->
     """Mandarin: one in eighteen of held-out syllables."""
     assert sources.syllables is not None
     syllables = mandarin.read_syllables(sources.syllables)
-    gestures = [gesture for gesture, _ in donors[:_NUM_DONORS]]
-    basis = mandarin.fit_lip_basis(gestures)
-    hearing = fit_hearing([(speech, mandarin.controls_of(gesture)) for gesture, speech in donors])
+    gestures = [gesture for gesture, _ in donors[: mandarin.NUM_DONORS]]
+    lips = mandarin.fit_lips(donors)
     random = np.random.default_rng(5)
     for number in range(sources.num_sentences):
         is_held_out = number % 18 == 0
         sentence = mandarin.speak(syllables[is_held_out], sources.num_frames, random)
         donor = gestures[int(random.integers(len(gestures)))]
-        yield _spoken(mandarin.act(sentence, basis, donor, hearing), sentence.speech, is_held_out)
+        yield _spoken(mandarin.act(sentence, lips, donor), sentence.speech, is_held_out)
 
 
 def _spoken(gesture: Gesture, speech: np.ndarray, is_held_out: bool) -> _Spoken:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from joyhallo.conditioning.lip_sync import PENALTY, log_mel, with_context
+from joyhallo.conditioning.lip_sync import log_mel, ridge, with_context
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ def fit_hearing(clips: Sequence[tuple[np.ndarray, np.ndarray]]) -> Hearing:
     controls = np.concatenate([part for _, part in clips])
     scale, mean = bands.std(0) + 1e-6, controls.mean(0)
     inputs = bands / scale
-    weights = np.linalg.solve(inputs.T @ inputs + PENALTY * np.eye(inputs.shape[1]), inputs.T @ (controls - mean))
+    weights = ridge(inputs, controls - mean)
     # A regression is timid: what it predicts is spread as widely as what was seen.
     spread = controls.std(0) / (inputs @ weights).std(0).clip(1e-6)
     return Hearing(weights * spread / scale[:, None], mean)

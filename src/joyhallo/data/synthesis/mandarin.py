@@ -15,10 +15,12 @@ import numpy as np
 from joyhallo.conditioning import anatomy
 from joyhallo.data.heldout import is_held_out_person
 from joyhallo.data.synthesis.gestures import Gesture
-from joyhallo.data.synthesis.hearing import Hearing
+from joyhallo.data.synthesis.hearing import Hearing, fit_hearing
 from joyhallo.media.audio import read_speech
 from joyhallo.models.speech_encoder import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
+NUM_DONORS = 20  # films whose lips the shapes are fitted on, and whose heads the sentences are given
+NUM_HEARD = 150  # films from whose sound and lips the movement for a sound is learnt
 _VIDEO_FPS = SAMPLE_RATE_HZ // SAMPLES_PER_FRAME
 # Centimetres against the closed rest: opening of the lips, drop of the chin, change of the mouth's width, protrusion.
 _SHAPES = {
@@ -86,6 +88,14 @@ class LipBasis:
     profile: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class FilmedLips:
+    """What films tell of lips: how their points move, and what they do for a sound."""
+
+    basis: LipBasis
+    hearing: Hearing
+
+
 def phones(pinyin: str) -> list[str] | None:
     """The mouth shapes of a syllable such as `niu4`, its initial first; None for what is not a syllable of the tables."""
     found = re.fullmatch(r"([a-zü]+?)[1-5]?", pinyin.lower().replace("v", "ü").replace("u:", "ü"))
@@ -106,6 +116,13 @@ def phones(pinyin: str) -> list[str] | None:
     if final not in _FINALS:
         return None
     return ([_INITIALS[initial]] if initial else []) + _FINALS[final].split()
+
+
+def fit_lips(films: Sequence[tuple[Gesture, np.ndarray]]) -> FilmedLips:
+    """Fit to films, movement and speech [T]: the first `NUM_DONORS` for the points, `NUM_HEARD` at most for the sound."""
+    heard = films[:NUM_HEARD]
+    basis = fit_lip_basis([gesture for gesture, _ in films[:NUM_DONORS]])
+    return FilmedLips(basis, fit_hearing([(speech, controls_of(gesture)) for gesture, speech in heard]))
 
 
 def fit_lip_basis(gestures: Sequence[Gesture]) -> LipBasis:
@@ -140,15 +157,15 @@ def with_heard(spelled: np.ndarray, heard: np.ndarray) -> np.ndarray:
     return controls
 
 
-def act(sentence: Sentence, basis: LipBasis, donor: Gesture, hearing: Hearing) -> Gesture:
+def act(sentence: Sentence, lips: FilmedLips, donor: Gesture) -> Gesture:
     """The movement for a sentence; head, eyes and brows come from a filmed gesture, played forth and back."""
     count, length = len(sentence.controls), len(donor.blink)
-    controls = with_heard(sentence.controls, hearing.controls(sentence.speech, count))
+    controls = with_heard(sentence.controls, lips.hearing.controls(sentence.speech, count))
     frames = np.abs((np.arange(count) + length - 1) % (2 * length - 2) - (length - 1))
-    shape = (controls @ basis.points).reshape(count, -1, 3)
+    shape = (controls @ lips.basis.points).reshape(count, -1, 3)
     filmed = donor.shape[frames]
     shape[:, _EYES_AND_BROWS] = filmed[:, _EYES_AND_BROWS]
-    gap = np.maximum(0, controls[:, :1]) * basis.profile
+    gap = np.maximum(0, controls[:, :1]) * lips.basis.profile
     return Gesture(shape, gap, donor.blink[frames], donor.rotation[frames], donor.scale[frames], donor.shift[frames])
 
 

@@ -25,7 +25,6 @@ from joyhallo.data.synthesis import mandarin
 from joyhallo.data.synthesis.acting import act_out, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
 from joyhallo.data.synthesis.gestures import Gesture, read_gesture
-from joyhallo.data.synthesis.hearing import Hearing, fit_hearing
 from joyhallo.data.synthesis.lighting import relight, stylise
 from joyhallo.data.synthesis.speakers import Film, load_tracked
 from joyhallo.data.synthesis.stills import Still, load_study
@@ -39,8 +38,7 @@ from joyhallo.weights.pipeline_folder import load_component
 FACE_SHARES = (0.4, 0.74)  # of the frame's side that the face fills; most pictures allow no less than half
 _FEWEST_FRAMES = 24
 _SPEED = 0.16  # natural logarithm of the greatest change of speed, and so of the voice
-_NUM_DONORS = 20  # films whose lips the Mandarin shapes are fitted on
-_NUM_HEARD = 150  # films from whose sound and lips the movement for a sound is learnt
+_KEPT_FILMS = 40  # whose movement stays read
 _SPOKEN = 0.4  # loudness from which a frame counts as speech: 24 dB under the loudest
 
 
@@ -104,8 +102,7 @@ class Studio:
         self._equipment = Equipment(FaceMesh.from_path(cast.face_models), identity, "mini", encoder, "mini", None)
         self._syllables = mandarin.read_syllables(cast.syllables) if cast.syllables else {}
         self._performances: OrderedDict[str, _Performance] = OrderedDict()
-        self._basis: mandarin.LipBasis | None = None
-        self._hearing: Hearing | None = None
+        self._lips: mandarin.FilmedLips | None = None
 
     def make(self, plan: ClipPlan) -> str:
         """Write the sample of a plan into the folder `clips` of the work folder; returns its key."""
@@ -177,7 +174,7 @@ class Studio:
             tracked = load_tracked(self._cast.track_of(film))
             speech = tracked.speech.astype(np.float32) / 32767
             self._performances[film.name] = _Performance(read_gesture(tracked.points, self._mesh.vertices), speech)
-            while len(self._performances) > 2 * _NUM_DONORS:
+            while len(self._performances) > _KEPT_FILMS:
                 self._performances.popitem(last=False)
         return self._performances[film.name]
 
@@ -199,15 +196,14 @@ class Studio:
 
     def _mandarin(self, is_held_out: bool, random: np.random.Generator) -> _Performance:
         """A sentence of syllables in some voice, with the head of a film."""
-        if self._basis is None or self._hearing is None:
-            films = [self._lender(film) for film in self._cast.lenders[False][:_NUM_HEARD]]
-            self._basis = mandarin.fit_lip_basis([film.gesture for film in films[:_NUM_DONORS]])
-            self._hearing = fit_hearing([(film.speech, mandarin.controls_of(film.gesture)) for film in films])
+        if self._lips is None:
+            films = [self._lender(film) for film in self._cast.lenders[False][: mandarin.NUM_HEARD]]
+            self._lips = mandarin.fit_lips([(film.gesture, film.speech) for film in films])
         factor = float(np.exp(random.uniform(-_SPEED, _SPEED)))
         num_frames = self._cast.num_frames
         sentence = mandarin.speak(self._syllables[is_held_out], int(np.ceil(num_frames * factor)) + 2, random)
         donor = self._drawn_lender(is_held_out, random).gesture
-        whole = _Performance(mandarin.act(sentence, self._basis, donor, self._hearing), sentence.speech)
+        whole = _Performance(mandarin.act(sentence, self._lips, donor), sentence.speech)
         return _at_speed(whole, factor, 0.0, num_frames)
 
     def _annotations(
