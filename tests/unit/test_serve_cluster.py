@@ -12,14 +12,11 @@ import pytest
 
 pytest.importorskip("dbos")
 
-from batch_process import settings_for
+from batch_process import assert_two_were_made_once, settings_for
 from joyhallo.cli import main
 from joyhallo.errors import UserError
-from joyhallo.media.labels import read_label
-from joyhallo.media.video import probe_video
-from joyhallo.serve.batch import client_of_list, folder_beside, run_batch
+from joyhallo.serve.batch import folder_beside, run_batch
 from joyhallo.serve.cluster import Cluster, Share, divide
-from joyhallo.serve.records import Records
 from serving import PORTRAIT, write_speech, write_weights
 
 FOUR, EIGHT = {"CPU": 4.0, "memory": 1e9}, {"CPU": 8.0, "GPU": 2.0}
@@ -106,12 +103,7 @@ def test_a_list_over_a_cluster_and_a_process_of_it_that_is_killed(tmp_path):
     assert killed
     assert max(at_once) == 2  # both lines at the same time
     assert any("went on after clip" in each.note for each in ended)
-    for number in range(2):
-        assert probe_video(tmp_path / f"{number}.mp4").num_frames == 25
-        assert read_label(tmp_path / f"{number}.mp4") is not None
-    records = Records(f"sqlite:///{folder_beside(manifest) / 'jobs.sqlite'}")
-    assert [job.finishes for job in records.of_client(client_of_list(manifest))] == [1, 1]
-    records.close()
+    assert_two_were_made_once(manifest)
     deadline = time.monotonic() + 30
     while renderers(settings.device_lock):  # none outlives the run
         assert time.monotonic() < deadline
