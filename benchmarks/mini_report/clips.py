@@ -14,6 +14,7 @@ from joyhallo.data.synthesis.canonical import CanonicalMesh, read_canonical_mesh
 from joyhallo.data.synthesis.stills import Still
 from joyhallo.device import choose_device, choose_dtype, dtype_name, usual_linear_kernel
 from joyhallo.errors import UserError
+from joyhallo.idle.liveliness import Liveliness
 from joyhallo.media.files import written_whole
 from joyhallo.media.image import read_image
 from joyhallo.models.kernels import choose_linear_kernel
@@ -142,17 +143,22 @@ class Maker:
     def _make(self, job: Job) -> Trace:
         portrait = self.pipe.portrait(in_style(read_image(job.still.path), job.style))
         begun = time.process_time()
-        frames = [clip.frames for clip in self.pipe.stream(portrait, self.pipe.speech(job.saying.speech), Options())]
+        speech = self.pipe.speech(job.saying.speech)
+        frames = np.concatenate([clip.frames for clip in self.pipe.stream(portrait, speech, Options())])
         spent_s = time.process_time() - begun
+        idle = self.pipe.idle_motion(speech)
         still = self.pipe.still(portrait)
         video = self.video_of(job)
         video.parent.mkdir(parents=True, exist_ok=True)
-        with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, still) as writer:
-            for frame in np.concatenate(frames):
+        with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, still, idle) as writer:
+            for frame in frames:
                 writer.write(frame)
         if still is None:
             still = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
-        return trace(np.concatenate(frames), still, self.tools, spent_s)
+        if idle is not None:
+            lively = Liveliness((self.size_px, self.size_px), portrait.landmarks, idle)
+            frames = np.stack([lively.apply(frame, number) for number, frame in enumerate(frames)])
+        return trace(frames, still, self.tools, spent_s)
 
     def filmed(self, saying: Saying) -> Trace:
         """The real clip, measured in the same way."""

@@ -9,6 +9,8 @@ import numpy as np
 
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.errors import UserError
+from joyhallo.idle.liveliness import Liveliness
+from joyhallo.idle.motion import IdleMotion
 from joyhallo.media.aigc import new_label
 from joyhallo.media.image import resize
 from joyhallo.media.mark import DEFAULT_TEXT, Mark
@@ -16,6 +18,8 @@ from joyhallo.media.paste import Crop, Paster
 from joyhallo.media.writer import VideoWriter
 
 SHORTEST_PX = 64  # of the longer side
+MOST_MOVEMENT = 2.0
+PLAYABLE_PX = 4096  # what most decoders of H.264 take
 PROVIDER = "JoyHallo-OSS-local"
 
 
@@ -25,6 +29,7 @@ class Output:
 
     paste_back: bool = True
     longest_side_px: int | None = None  # a larger picture is reduced to it before frames are pasted back; None keeps its size
+    movement: float = 1.0  # of a head that the weights hold still, against the usual; 0: neither it nor the eyes move
     fps: int = 25
     crf: int = 18
     mark: str = "start"  # "start", "persistent" or "off"
@@ -40,6 +45,10 @@ class Output:
             raise UserError(f"the mark is {self.mark!r}: give 'start', 'persistent' or 'off'")
         if self.mark == "off" and not self.mark_reason:
             raise UserError("a video without a visible mark needs a reason: give mark_reason")
+        if not 0 <= self.movement <= MOST_MOVEMENT:
+            raise UserError(
+                f"the movement is {self.movement}: give 0 (head and eyes stay still) to {MOST_MOVEMENT:g}, 1 is usual"
+            )
         if self.longest_side_px is not None and self.longest_side_px < SHORTEST_PX:
             raise UserError(f"longest_side_px is {self.longest_side_px}: give {SHORTEST_PX} or more, or None to keep the size")
 
@@ -48,11 +57,17 @@ class TalkingWriter:
     """Context manager: frames of the face in, a labelled video out, whole or not at all.
 
     `still` [H,W,3] uint8 is the frame that the weights make of the unmoved portrait (see `Paster`), for those that predict
-    changes.
+    changes; `idle` what head and eyes do by themselves, for those that hold them still.
     """
 
     def __init__(
-        self, path: Path, portrait: Portrait, speech: str | Path | np.ndarray | None, output: Output, still: np.ndarray | None
+        self,
+        path: Path,
+        portrait: Portrait,
+        speech: str | Path | np.ndarray | None,
+        output: Output,
+        still: np.ndarray | None,
+        idle: IdleMotion | None = None,
     ) -> None:
         self.path, self.output = path, output
         if output.c2pa_cert and output.c2pa_key:
@@ -62,6 +77,11 @@ class TalkingWriter:
         pasted = output.paste_back and portrait.crop is not None
         self.paster = paster_of(portrait, still, output.longest_side_px) if pasted else frame_paster(portrait, still)
         size = self.size = self.paster.size
+        self.liveliness: Liveliness | None = None
+        if idle is not None and output.movement > 0:
+            height, width = portrait.pixels.shape[1:]
+            points = self.paster.in_picture(portrait.landmarks, (height, width))
+            self.liveliness = Liveliness(size, points, idle, output.movement)
         self.mark = None if output.mark == "off" else Mark(size, output.mark_text or DEFAULT_TEXT, output.mark)  # type: ignore[arg-type]
         self.label = new_label(output.provider, uuid.uuid4().hex)
         metadata = {"AIGC": self.label.to_json()}
@@ -74,6 +94,8 @@ class TalkingWriter:
     def write(self, frame: np.ndarray) -> None:
         """Append one frame [H,W,3] uint8 of the face."""
         picture = self.paster.paste(frame)
+        if self.liveliness:
+            picture = self.liveliness.apply(picture, self.writer.num_frames)
         if self.mark:
             picture = self.mark.apply(picture, self.writer.num_frames / self.output.fps)
         self.writer.write(picture)
@@ -105,3 +127,10 @@ def frame_paster(portrait: Portrait, still: np.ndarray | None) -> Paster:
     """What makes a video of the animated frame alone."""
     frame = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
     return Paster(frame, Crop(0, 0, *frame.shape[:2]), still=still)
+
+
+def size_notes(width: int, height: int, longest_side: int | None) -> list[str]:
+    """What to know of a video as large as its picture."""
+    if longest_side is None and max(width, height) > PLAYABLE_PX:
+        return [f"the video is {width}x{height} px, like the picture: many players take {PLAYABLE_PX} at most (--longest-side)"]
+    return []

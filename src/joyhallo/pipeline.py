@@ -18,6 +18,8 @@ from joyhallo.conditioning.identity import IdentityEncoder, MiniIdentity
 from joyhallo.conditioning.portrait import Framing, Portrait, prepare_portrait
 from joyhallo.conditioning.speech import MelSpeech, SpeechFeatures, Wav2Vec2Speech, prepare_speech
 from joyhallo.errors import UserError
+from joyhallo.idle.curves import loudness_of_power
+from joyhallo.idle.motion import IdleMotion, draw_idle_motion
 from joyhallo.media.image import read_image
 from joyhallo.models.conditions import ClipInputs
 from joyhallo.models.latents import LatentSpace, decode_latents, downscale_factor, encode_pixels, to_frames
@@ -156,10 +158,11 @@ class JoyHalloPipeline(DiffusionPipeline):
         person = portrait if isinstance(portrait, Portrait) else self.portrait(portrait)
         features = speech if isinstance(speech, SpeechFeatures) else self.speech(speech)
         bar: Any = self.progress_bar  # diffusers puts it there untyped
-        clips = bar(self.stream(person, features, changed(options, changes)), total=self.num_clips(features))
+        wanted = changed(options, changes)
+        clips = bar(self.stream(person, features, wanted), total=self.num_clips(features))
         frames = np.concatenate([clip.frames for clip in clips])
         sound = None if isinstance(speech, SpeechFeatures) else speech
-        return Video(frames, self.sampling.fps, person, sound, self.still(person))
+        return Video(frames, self.sampling.fps, person, sound, self.still(person), self.idle_motion(features, wanted.seed))
 
     @torch.no_grad()
     def still(self, portrait: Portrait) -> np.ndarray | None:
@@ -168,6 +171,10 @@ class JoyHalloPipeline(DiffusionPipeline):
         if self.sampling.latent_form != "residual":
             return None
         return to_frames(decode_latents(self.vae, encode_pixels(self.vae, portrait.pixels[None])))[0]
+
+    def idle_motion(self, speech: SpeechFeatures, seed: int = DEFAULTS.seed) -> IdleMotion | None:
+        """How head and eyes move by themselves while somebody speaks, for weights that hold them still; None for others."""
+        return draw_idle_motion(loudness_of_power(speech.power()), seed) if self.sampling.idle_motion else None
 
     def num_clips(self, speech: SpeechFeatures) -> int:
         return -(-speech.num_frames // self.sampling.clip_length)

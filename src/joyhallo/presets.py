@@ -28,6 +28,7 @@ class Sampling:
     latent_form: str = "absolute"  # "residual": what is sampled is the difference from the portrait's latents
     latent_scale: float = 0.18215  # brings what is sampled to unit variance
     face_share: float = 0.6  # of the frame's side
+    idle_motion: bool = False  # the weights hold head and eyes still: they are moved in the finished picture
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Sampling":

@@ -20,13 +20,11 @@ from joyhallo.media.files import require_file, require_output, written_whole
 from joyhallo.models.allocation import keep_freed_memory
 from joyhallo.models.conditions import AS_TRAINED, RegionScale
 from joyhallo.models.kernels import choose_linear_kernel, linear_kernel
-from joyhallo.output import PROVIDER, Output, TalkingWriter
+from joyhallo.output import PROVIDER, Output, TalkingWriter, size_notes
 from joyhallo.pipeline import JoyHalloPipeline, Options
 from joyhallo.weights.hub import FetchProgress, fetch, file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder, weights_stamp
 from joyhallo.weights.registry import IDENTITY_FILES, VOCALS_FILE
-
-PLAYABLE_PX = 4096  # what most decoders of H.264 take
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class RenderRequest:
     device: str = "auto"
     dtype: str = "auto"
     paste_back: bool = True
+    movement: float = 1.0  # of head and eyes, for weights that hold them still; 0: none
     longest_side: int | None = None  # pixels; a larger picture is reduced to it before frames are pasted back
     face_index: int | None = None  # counted from 0, the largest face first
     crf: int = 18
@@ -65,6 +64,7 @@ class RenderRequest:
     def file(self, fps: int) -> Output:
         return Output(
             paste_back=self.paste_back,
+            movement=self.movement,
             longest_side_px=self.longest_side,
             fps=fps,
             crf=self.crf,
@@ -203,13 +203,6 @@ def bring_models(request: RenderRequest, pipe: JoyHalloPipeline, on_progress: Ca
         fetch("face-models", progress=show)
 
 
-def size_notes(width: int, height: int, longest_side: int | None) -> list[str]:
-    """What to know of a video as large as its picture."""
-    if longest_side is None and max(width, height) > PLAYABLE_PX:
-        return [f"the video is {width}x{height} px, like the picture: many players take {PLAYABLE_PX} at most (--longest-side)"]
-    return []
-
-
 def load_pipeline(request: RenderRequest, clock: _Clock, load: Load) -> JoyHalloPipeline:
     device = choose_device(request.device)
     earlier = {} if request.fresh else recorded(request.output)
@@ -243,7 +236,8 @@ def _make(
         frames = min(index * pipe.sampling.clip_length, speech.num_frames)
         clock.show(Progress("animating", index, total, frames, speech.num_frames, elapsed, left))
 
-    with TalkingWriter(job.video, portrait, request.speech, request.file(rate), pipe.still(portrait)) as writer:
+    idle = pipe.idle_motion(speech, request.seed)
+    with TalkingWriter(job.video, portrait, request.speech, request.file(rate), pipe.still(portrait), idle) as writer:
         for index in range(done):
             _write(writer, job.frames(index))
         clock.lap("writing")

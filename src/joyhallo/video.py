@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from joyhallo.conditioning.portrait import Portrait
+from joyhallo.idle.motion import IdleMotion
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,7 @@ class Video:
     portrait: Portrait
     speech: str | Path | np.ndarray | None  # the recording as it was given; None when only its features were
     still: np.ndarray | None = None  # [H,W,3] uint8, what the weights make of the unmoved portrait
+    idle: IdleMotion | None = None  # of head and eyes, where the weights hold them still
 
     def write(self, path: str | Path, *, paste_back: bool = True, **output: Any) -> Path:  # noqa: ANN401 (the fields of Output)
         """Write an mp4 with the recording's own sound, the visible mark and the embedded AI label.
@@ -29,9 +31,8 @@ class Video:
         """
         from joyhallo.output import Output, TalkingWriter
 
-        with TalkingWriter(
-            Path(path), self.portrait, self.speech, Output(paste_back=paste_back, fps=self.fps, **output), self.still
-        ) as writer:
+        how = Output(paste_back=paste_back, fps=self.fps, **output)
+        with TalkingWriter(Path(path), self.portrait, self.speech, how, self.still, self.idle) as writer:
             for frame in self.frames:
                 writer.write(frame)
         return Path(path)

@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 GROUND = {"errors", "presets", "_version"}  # modules without imports of ours that every room may use
 STATION = {"device"}  # asked by whoever runs networks
 _PIPELINE = {"media", "models", "sampling", "weights", "conditioning"}
-_RENDER = _PIPELINE | {"pipeline", "video", "output"}
+_RENDER = _PIPELINE | {"pipeline", "video", "output", "idle"}
 MAY_IMPORT = {
     "media": set(),
     "models": set(),
@@ -21,9 +21,10 @@ MAY_IMPORT = {
     "sampling": {"models"},
     "weights": {"models", "sampling"},
     "conditioning": {"media", "models"},
-    "output": {"media", "conditioning"},
-    "video": {"media", "conditioning", "output"},
-    "pipeline": _PIPELINE | {"video", "output"},
+    "idle": {"conditioning"},
+    "output": {"media", "conditioning", "idle"},
+    "video": {"media", "conditioning", "output", "idle"},
+    "pipeline": _PIPELINE | {"video", "output", "idle"},
     "job_folder": {"media", "pipeline"},
     "render": _RENDER | {"job_folder"},
     "data": _RENDER | {"render"},

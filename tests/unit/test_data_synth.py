@@ -12,11 +12,12 @@ from joyhallo.conditioning.similarity import fit_similarity
 from joyhallo.data import heldout
 from joyhallo.data.framing import FaceCrop, face_crop
 from joyhallo.data.synthesis import mandarin, voices
-from joyhallo.data.synthesis.acting import Style, act_out, draw_blinks, draw_style, faster, loudness_of, rest_in_silence
+from joyhallo.data.synthesis.acting import Style, act_out, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.synthesis.gestures import Gesture, part_of_rotation, shut_when_nearly_shut, smooth
 from joyhallo.data.synthesis.stills import Still, list_stills
 from joyhallo.data.synthesis.synthesize import SynthesisRequest, plan_clips
 from joyhallo.errors import UserError
+from joyhallo.idle.curves import draw_blinks
 from joyhallo.media.paste import Crop
 
 

@@ -29,7 +29,9 @@ from joyhallo.sampling.schedule import training_schedule
 from tiny import TINY, draw_weights
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SAMPLING = Sampling(height=32, width=32, clip_length=4, num_past_frames=2, num_steps=2, unconditional_drops=("audio",))
+SAMPLING = Sampling(
+    height=32, width=32, clip_length=4, num_past_frames=2, num_steps=2, unconditional_drops=("audio",), idle_motion=True
+)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ _SAMPLING, _PICTURE = Group("Motion", sort_key=1), Group("Picture", sort_key=2)
 _LABELS, _RUN = Group("Labels of AI content", sort_key=3), Group("Running", sort_key=4)
 
 _HIGHEST_CRF = 51  # of H.264
-_LARGEST_SCALE = 10.0
+_LARGEST_SCALE, _MOST_MOVEMENT = 10.0, 2.0
 
 
 @Parameter(name="*", group=_SAMPLING)
@@ -45,6 +45,8 @@ class Motion:
     "How strongly the speech drives the expression."
     pose: float = 1.0
     "How strongly the speech drives the head."
+    movement: float = 1.0
+    "How much the head sways, for weights that hold it still; 0 to 2, 0 keeps the eyes open too."
     seed: int = 42
     "Same seed, same frames."
 
@@ -162,6 +164,7 @@ def build_request(paths: tuple[Path, Path, Path], motion: Motion, picture: Pictu
         device=run.device,
         dtype=run.dtype,
         paste_back=picture.paste_back,
+        movement=motion.movement,
         longest_side=picture.longest_side,
         face_index=picture.face,
         crf=picture.crf,
@@ -207,6 +210,8 @@ def check_numbers(motion: Motion, picture: Picture) -> None:
         scale = getattr(motion, name)
         if not (math.isfinite(scale) and 0 <= scale <= _LARGEST_SCALE):
             raise UserError(f"--{name} is {scale}: give 0 to {_LARGEST_SCALE:g} (1 is as trained)")
+    if not 0 <= motion.movement <= _MOST_MOVEMENT:
+        raise UserError(f"--movement is {motion.movement}: give 0 (nothing moves by itself) to {_MOST_MOVEMENT:g}; 1 is usual")
     if not 0 <= motion.seed < 2**63:
         raise UserError(f"--seed is {motion.seed}: give a whole number from 0 to 2^63 - 1")
     if not 0 <= picture.crf <= _HIGHEST_CRF:

@@ -74,6 +74,11 @@ class SpeechFeatures:
         """Whether the recording is too quiet to hold speech: nothing useful would move the lips."""
         return self.level_dbfs < SILENCE_DBFS
 
+    def power(self) -> np.ndarray:
+        """Mean square of the normalised recording in every frame, [num_frames]; the last one may end within its frame."""
+        starts = range(0, self.num_frames * self._samples_per_frame, self._samples_per_frame)
+        return np.array([np.square(self._recording.read(at, at + self._samples_per_frame)).mean() for at in starts])
+
     def window(self, start: int, num_frames: int) -> Tensor:
         """Features of frames `start` to `start + num_frames` and their neighbours: [F, 5, blocks, C] float32.
 

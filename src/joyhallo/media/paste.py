@@ -76,6 +76,11 @@ class Paster:
         """(height, width) of the picture."""
         return self._full.shape[0], self._full.shape[1]
 
+    def in_picture(self, points: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+        """Points [K, 3] of a frame of `frame_size` (height, width), as they lie in the picture; z by the width's scale."""
+        scale = np.array([self.crop.width / frame_size[1], self.crop.height / frame_size[0], self.crop.width / frame_size[1]])
+        return points * scale + [self.crop.left, self.crop.top, 0]
+
     def paste(self, frame: np.ndarray) -> np.ndarray:
         """Return the full picture with `frame` in it.
 

@@ -9,14 +9,12 @@ import cv2
 import numpy as np
 
 from joyhallo.data.synthesis.gestures import Gesture, part_of_rotation
+from joyhallo.idle.curves import draw_blinks, loudness_of_power, smooth, wander
 
-_FPS = 25
 _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 _FOREHEAD = (108, 69, 104, 68, 337, 299, 333, 298, 9, 151)  # it follows the brows by half
 _SILENT = 0.3  # loudness: 28 dB under the loudest
 _AFTER_SOUND, _BEFORE_SOUND, _RAMP = 2, 5, 3  # frames that the mouth still or already moves, and takes to come to rest
-# How far shut the lids are, frame by frame, in three kinds of blinks.
-_BLINKS = ((0.5, 1.0, 1.0, 0.6, 0.25), (0.6, 1.0, 0.7, 0.3), (0.3, 0.8, 1.0, 1.0, 0.75, 0.4, 0.15))
 
 
 @dataclass(frozen=True)
@@ -70,10 +68,10 @@ def draw_style(random: np.random.Generator) -> Style:
 def act_out(gesture: Gesture, loudness: np.ndarray, style: Style, random: np.random.Generator) -> Gesture:
     """The gesture in a style; `loudness` [F] in [0, 1] of the speech, which heads and brows follow."""
     count = len(gesture.blink)
-    beat = _smooth(loudness, 3.0)
-    sway = np.stack([_wander(count, random) for _ in range(3)], 1) * np.radians(style.sway_deg)
+    beat = smooth(loudness, 3.0)
+    sway = np.stack([wander(count, random) for _ in range(3)], 1) * np.radians(style.sway_deg)
     sway[:, 0] += np.radians(style.nod_deg) * (beat - beat.mean())
-    shift = np.stack([_wander(count, random) for _ in range(3)], 1) * style.sway_cm * [1.0, 0.5, 0.0]
+    shift = np.stack([wander(count, random) for _ in range(3)], 1) * style.sway_cm * [1.0, 0.5, 0.0]
     rotation = np.stack(
         [
             cv2.Rodrigues(angles)[0] @ part_of_rotation(filmed, style.filmed_head)
@@ -90,7 +88,7 @@ def act_out(gesture: Gesture, loudness: np.ndarray, style: Style, random: np.ran
         gap=gesture.gap * style.mouth,
         blink=blink,
         rotation=rotation,
-        scale=gesture.scale**style.filmed_head * (1 + 0.1 * style.sway_cm * _wander(count, random)),
+        scale=gesture.scale**style.filmed_head * (1 + 0.1 * style.sway_cm * wander(count, random)),
         shift=gesture.shift * style.filmed_head + shift,
     )
 
@@ -99,7 +97,7 @@ def _brows(gesture: Gesture, beat: np.ndarray, style: Style, random: np.random.G
     """Movement [F, B, 3] of the brows and the forehead: the film's, a slow change, and accents."""
     points = [*_BROWS, *_FOREHEAD]
     moved = gesture.shape[:, points] * random.uniform(0.2, 1.2)
-    rise = style.brows_cm * _wander(len(beat), random) + style.brow_accent_cm * np.clip(beat - 0.6, 0, 0.4) / 0.4
+    rise = style.brows_cm * wander(len(beat), random) + style.brow_accent_cm * np.clip(beat - 0.6, 0, 0.4) / 0.4
     share = np.r_[np.full(len(_BROWS), 2.0), np.full(len(_FOREHEAD), 1.0)]  # the portrait shows brows at half strength
     moved[..., 1] -= rise[:, None] * share
     return moved
@@ -126,25 +124,10 @@ def rest_in_silence(gesture: Gesture, loudness: np.ndarray) -> Gesture:
     return replace(gesture, shape=shape, gap=gesture.gap * share[:, None])
 
 
-def draw_blinks(num_frames: int, per_s: float, random: np.random.Generator) -> np.ndarray:
-    """How far shut the lids are, [F] in [0, 1]: blinks at random times, now and then two at once."""
-    lids = np.zeros(num_frames)
-    time = float(random.exponential(1 / per_s))
-    while time * _FPS < num_frames:
-        curve = _BLINKS[int(random.integers(len(_BLINKS)))]
-        first = int(time * _FPS)
-        for frame, value in enumerate(curve[: num_frames - first], first):
-            lids[frame] = max(lids[frame], value)
-        pause = 0.32 if random.random() < 0.12 else 0.5 + float(random.exponential(1 / per_s))
-        time += pause
-    return lids
-
-
 def loudness_of(speech: np.ndarray, num_frames: int) -> np.ndarray:
     """Loudness [F] in [0, 1] of speech [F·640]: decibels under the loudest frame, 40 dB and less are 0."""
     frames = speech[: num_frames * 640].reshape(num_frames, 640).astype(np.float64)
-    level_db = 10 * np.log10(np.square(frames).mean(1) + 1e-10)
-    return np.clip(1 + (level_db - level_db.max()) / 40, 0, 1)
+    return loudness_of_power(np.square(frames).mean(1))
 
 
 def faster(gesture: Gesture, factor: float, start: float, num_frames: int) -> Gesture:
@@ -166,18 +149,3 @@ def faster(gesture: Gesture, factor: float, start: float, num_frames: int) -> Ge
     is_shut = gesture.gap[nearest].max(1) <= 0
     parts["gap"][is_shut] = 0
     return Gesture(**parts)
-
-
-def _wander(num_frames: int, random: np.random.Generator) -> np.ndarray:
-    """A slow random curve [F] of about unit deviation: waves of 0.08 to 0.7 a second."""
-    times = np.arange(num_frames) / _FPS
-    rates = random.uniform(0.08, 0.7, 4)
-    phases = random.uniform(0, 2 * np.pi, 4)
-    strengths = random.uniform(0.3, 1.0, 4) / (0.3 + rates)
-    waves = np.sin(2 * np.pi * rates * times[:, None] + phases) @ strengths
-    return np.asarray(waves / np.sqrt(np.square(strengths).sum() / 2))
-
-
-def _smooth(values: np.ndarray, width: float) -> np.ndarray:
-    kernel = np.exp(-0.5 * (np.arange(-9, 10) / width) ** 2)
-    return np.convolve(np.pad(values, 9, "edge"), kernel / kernel.sum(), "valid")
