@@ -67,6 +67,7 @@ WRONG_OPTIONS = [
     (["animate", "p.png", "s.wav", "-o", "o.mp4", "--lip", "nan"], "--lip"),
     (["animate", "p.png", "s.wav", "-o", "o.mp4", "--pose", "-1"], "--pose"),
     (["animate", "p.png", "s.wav", "-o", "o.mp4", "--guidance", "-1"], "--guidance"),
+    (["animate", "p.png", "s.wav", "-o", "o.mp4", "--movement", "3"], "--movement"),
     (["animate", "p.png", "s.wav", "-o", "o.mp4", "--seed", "-1"], "--seed"),
     (["animate", "p.png", "s.wav", "-o", "o.mp4", "--face", "-1"], "--face"),
     (["animate", "p.png", "s.wav", "-o", "o.mp4", "--size", "512y512"], "HEIGHTxWIDTH"),

@@ -123,6 +123,13 @@ class TestActing:
         assert (alive.gap == still.gap).all()
         assert np.abs(alive.shift).max() > 0.05
 
+    def test_wider_lips_part_wider_and_still_shut(self):
+        gesture = resting(30)
+        gesture.gap[10:20] = 0.5
+        wider = act_out(gesture, np.zeros(30), self.style.with_opening(1.5), np.random.default_rng(0))
+        assert np.allclose(wider.gap[10:20], 1.5 * 0.65)
+        assert not wider.gap[:10].any()
+
     def test_blinks_shut_the_eyes_at_about_the_rate_asked_for(self):
         lids = draw_blinks(25 * 200, 0.4, np.random.default_rng(0))
         num_blinks = int(((lids[1:] >= 0.95) & (lids[:-1] < 0.95)).sum())

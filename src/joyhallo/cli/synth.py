@@ -32,6 +32,8 @@ class Clips:
     "Frames of a clip at 25 a second; clips of short videos have fewer."
     head: float = 1.0
     "Share of the heads' movement: small networks copy a face best from heads that hardly move."
+    opening: float = 1.0
+    "How far lips part, against the films: small networks part them less than they are shown."
     num_videos: int = 400
     "Use so many of the videos at most, chosen evenly."
     workers: int | None = None
@@ -76,6 +78,7 @@ def synth(
         size_px=clips.size,
         num_frames=clips.frames,
         head_share=clips.head,
+        opening=clips.opening,
         num_videos=clips.num_videos,
         num_workers=clips.workers if clips.workers is not None else os.cpu_count() or 1,
         seed=clips.seed,

@@ -16,11 +16,15 @@ _EVERY = 2  # frames from one that is decoded to the next: all of them made a st
 class Mouths:
     """Decodes the surroundings of the lips and compares. Its autoencoder is a tool, not a part of what is trained."""
 
-    def __init__(self, vae: nn.Module, space: LatentSpace) -> None:
-        self.vae, self.space = vae, space
+    def __init__(
+        self, vae: nn.Module, space: LatentSpace, reader: nn.Module | None = None, reading_weight: float = 0.0
+    ) -> None:
+        """`reader`: tells where lips are (`training.lip_reader`), needed where `reading_weight` makes their places count."""
+        assert reader is not None or not reading_weight, "places count where something reads them"
+        self.vae, self.space, self.reader, self.reading_weight = vae, space, reader, reading_weight
 
     def difference(self, sampled: Tensor, wanted: Tensor, portrait: Tensor, lip_mask: Tensor) -> Tensor:
-        """How different the mouths of sampled latents look, per sample: [B].
+        """How different the mouths of sampled latents look, and how far their lips are from their places, per sample: [B].
 
         Parameters
         ----------
@@ -33,7 +37,11 @@ class Mouths:
         pictures = self._decoded(mine)
         with torch.no_grad():
             wanted_pictures = self._decoded(theirs)
-        return visible_difference(pictures, wanted_pictures).unflatten(0, (len(sampled), -1)).mean(1)
+        difference = visible_difference(pictures, wanted_pictures)
+        if self.reader is not None and self.reading_weight:
+            misplaced = (self.reader(pictures) - self.reader(wanted_pictures)).abs().mean(1)
+            difference = difference + self.reading_weight * misplaced
+        return difference.unflatten(0, (len(sampled), -1)).mean(1)
 
     def _decoded(self, latents: Tensor) -> Tensor:
         """[B,C,F,m,m] → [B·F,3,·,·]."""
@@ -42,12 +50,24 @@ class Mouths:
 
 def window(latents: Tensor, lip_mask: Tensor) -> Tensor:
     """What of latents [B,C,F,h,w] lies around the middle of the lips: [B,C,F,m,m]."""
-    side = max(1, round(_WINDOW * min(latents.shape[-2:])))
+    size = (latents.shape[-2], latents.shape[-1])
+    side = window_side(size)
     parts = []
     for sample, mask in zip(latents, lip_mask[:, 0], strict=True):
-        top, left = (_first(mask.sum(1 - axis), side) for axis in (0, 1))
+        top, left = window_place(mask, size)
         parts.append(sample[..., top : top + side, left : left + side])
     return torch.stack(parts)
+
+
+def window_side(size: tuple[int, int]) -> int:
+    """Cells of the window's side, of latents of (height, width) cells."""
+    return max(1, round(_WINDOW * min(size)))
+
+
+def window_place(lip_mask: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    """The first row and column of the window around the lips of a mask [h,w]."""
+    top, left = (_first(lip_mask.sum(1 - axis), window_side(size)) for axis in (0, 1))
+    return top, left
 
 
 def _first(weights: Tensor, side: int) -> int:

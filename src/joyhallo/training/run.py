@@ -130,7 +130,7 @@ def build(
     freeze(networks, recipe)
     if adapters is not None:
         adapt(networks, adapters, recipe, processes)
-    mouths = Mouths(start.pipe.vae, start.pipe.latent_space)
+    mouths = Mouths(start.pipe.vae, start.pipe.latent_space, start.lip_reader, recipe.objective.reading_weight)
     trainee = Trainee(networks, recipe, uses_all=processes.is_sharded, mouths=mouths)
     spread = spread_over(trainee, processes, compute.dtype)
     optimizer = build_optimizer(trainee.trained().values(), recipe.schedule, device)

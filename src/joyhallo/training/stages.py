@@ -38,6 +38,7 @@ class Objective:
     drops_face: bool = False  # whoever does not see the portrait has no face embedding either
     lip_weight: float = 0.0  # how much more an error counts inside the lip mask
     mouth_weight: float = 0.0  # of the difference of decoded mouths, see `training.mouth`
+    reading_weight: float = 0.0  # within it, of how far lips are read from their places, see `training.lip_reader`
     timesteps: tuple[int, ...] = ()  # only these are drawn; none: all
     still: bool = False  # F independent pictures with a timestep each; the motion modules do not run
 

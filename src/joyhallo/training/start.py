@@ -15,6 +15,7 @@ from joyhallo.weights.pipeline_folder import load_component, read_json
 from joyhallo.weights.start import start_networks
 
 ENCODERS = ("vae", "speech_encoder", "identity_encoder")
+LIP_READER = "lip_reader"
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,17 @@ class Start:
     pipe: JoyHalloPipeline
     networks: Networks
     report: str  # where the weights come from
+    lip_reader: nn.Module | None = None  # a tool of training that came with the encoders
 
 
 def load_start(recipe: Recipe, init: str, device: torch.device, encoders: Path | None = None) -> Start:
     """Build or load what a run starts from (see `weights.start.start_networks` for `init`).
 
     `encoders`: a folder with one or more of `vae`, `speech_encoder` and `identity_encoder`, which take the place of those that
-    come with `init`.
+    come with `init`, and of `lip_reader`, which a recipe with a reading weight needs.
 
     Raises:
-        UserError: no such weights, or a recipe that has to be given some.
+        UserError: no such weights, or a recipe that has to be given some, or the lip reader.
     """
     if not init:
         raise UserError(
@@ -41,26 +43,33 @@ def load_start(recipe: Recipe, init: str, device: torch.device, encoders: Path |
             "converted checkpoint, or of a finished run"
         )
     found = start_networks(preset_of(recipe.preset), init, recipe.seed)
-    pipe = JoyHalloPipeline(**found.components | (load_encoders(encoders) if encoders else {}))
+    given = load_encoders(encoders) if encoders else {}
+    reader = given.pop(LIP_READER, None)
+    if recipe.objective.reading_weight and reader is None:
+        raise UserError(
+            f"objective.reading_weight needs a lip reader: give --encoders a folder with the {LIP_READER} that "
+            "`python -m joyhallo.training.lip_reader` makes, or set it to 0"
+        )
+    pipe = JoyHalloPipeline(**found.components | given)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             nn.Module.to(part, device).requires_grad_(False).eval()
     for network in (found.networks.reference_network, found.networks.denoising_network):
         network.register_to_config(row_order=recipe.row_order)
-    return Start(pipe, found.networks, found.report)
+    return Start(pipe, found.networks, found.report, None if reader is None else reader.to(device))
 
 
 def load_encoders(folder: Path) -> dict[str, Any]:
-    """The encoders in a folder, by component.
+    """The encoders in a folder, and the lip reader, by component.
 
     Raises:
         UserError: there is none, or one that cannot be loaded.
     """
     found = {}
-    for name in ENCODERS:
+    for name in (*ENCODERS, LIP_READER):
         if (folder / name).is_dir():
             kind = read_json(folder / name / "config.json").get("_class_name", "")
             found[name] = load_component(folder / name, str(kind), torch.float32)
     if not found:
-        raise UserError(f"{folder} holds no encoders: give a folder with some of {', '.join(ENCODERS)} in it")
+        raise UserError(f"{folder} holds no encoders: give a folder with some of {', '.join((*ENCODERS, LIP_READER))} in it")
     return found

@@ -25,6 +25,7 @@ OUR_CLASSES = {
     "PatchAutoencoder": "joyhallo.models.autoencoder",
     "MelSpeechNetwork": "joyhallo.models.speech_encoder",
     "IdentityNetwork": "joyhallo.models.identity_encoder",
+    "LipReader": "joyhallo.models.lip_reader",
 }
 COMPONENTS = ("vae", "reference_network", "denoising_network", "face_projector", "audio_projector", "face_locator")
 COMPONENTS += ("speech_encoder", "scheduler")  # identity_encoder may be absent

@@ -43,6 +43,10 @@ class Style:
             nod_deg=share * self.nod_deg,
         )
 
+    def with_opening(self, factor: float) -> "Style":
+        """The same with lips that part so much wider; closed ones stay closed."""
+        return replace(self, mouth=factor * self.mouth)
+
 
 def draw_style(random: np.random.Generator) -> Style:
     """A style at random; one in five hardly moves the head, as people do who read aloud."""

@@ -63,6 +63,7 @@ class Cast:
     size_px: int
     num_frames: int
     head_share: float  # of the head's movement
+    opening: float  # of the lips, against the films'
     seed: int
 
     def study_of(self, still: Still) -> Path:
@@ -114,7 +115,7 @@ class Studio:
         num_frames = len(performance.gesture.blink)
         loudness = loudness_of(performance.speech, num_frames)
         gesture = rest_in_silence(performance.gesture, loudness)
-        gesture = act_out(gesture, loudness, draw_style(random).with_head(cast.head_share), random)
+        gesture = act_out(gesture, loudness, draw_style(random).with_head(cast.head_share).with_opening(cast.opening), random)
         speech = recorded(performance.speech, random)
         finish = partial(stylise, seed=int(random.integers(2**31)))
         placed = [portrait.place(gesture, frame) for frame in range(num_frames)]

@@ -44,6 +44,7 @@ class SynthesisRequest:
     size_px: int = 256
     num_frames: int = 48
     head_share: float = 1.0  # of the head's movement
+    opening: float = 1.0  # of the lips, against the films'
     num_videos: int = 400  # that movement is taken from, at most
     num_workers: int = 1
     seed: int = 0
@@ -80,7 +81,7 @@ def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
     _check(request)
     work = request.output / WORK_NAME
     with locked(work):
-        kind = {name: getattr(request, name) for name in ("size_px", "num_frames", "head_share", "seed")}
+        kind = {name: getattr(request, name) for name in ("size_px", "num_frames", "head_share", "opening", "seed")}
         check_same_kind(work, request.output, {"preset": "mini", **kind})
         for name in ("portraits", "videos", "clips"):
             (work / name).mkdir(exist_ok=True)
@@ -161,6 +162,8 @@ def _check(request: SynthesisRequest) -> None:
             raise UserError(f"--{name} {number}: give 1 or more")
     if not 0 <= request.head_share <= 2:
         raise UserError(f"--head {request.head_share:g}: give a share from 0, heads that stay where they are, to 2")
+    if not 0.5 <= request.opening <= 2:
+        raise UserError(f"--opening {request.opening:g}: give a factor from 0.5 to 2")
     if request.num_takes is not None and request.num_clips is not None:
         raise UserError("--takes and --clips were both given: one is per portrait, the other is the sum; give one")
     if request.syllables is not None and not all(mandarin.read_syllables(request.syllables).values()):
@@ -197,6 +200,7 @@ def _cast(request: SynthesisRequest, work: Path, stills: Sequence[Still], films:
         size_px=request.size_px,
         num_frames=request.num_frames,
         head_share=request.head_share,
+        opening=request.opening,
         seed=request.seed,
     )
     return things, usable
