@@ -96,14 +96,15 @@ def mini() -> Preset:
         sampling=Sampling(
             height=256,
             width=256,
-            num_steps=4,
+            num_steps=3,
             guidance_scale=2.5,
-            guidance_end=0.5,
+            guidance_end=0.3,
             unconditional_drops=("audio",),
             shared_noise=1.0,
             noise_scale=0.8,
             latent_form="residual",
             latent_scale=3.2,
             face_share=0.65,
+            idle_motion=True,
         ),
     )

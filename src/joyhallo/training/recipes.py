@@ -48,7 +48,7 @@ def preset_of(name: str) -> Preset:
 
 
 def mini_objective() -> Objective:
-    """Mouths first, at the timesteps of the four steps that mini is sampled with."""
+    """Mouths first, at four timesteps: mini is sampled with few steps."""
     return Objective(
         portrait_dropout=0.0,
         audio_dropout=0.1,
