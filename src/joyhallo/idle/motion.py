@@ -8,8 +8,8 @@ import numpy as np
 from joyhallo.idle.curves import FPS, draw_blinks, smooth, wander
 
 _BLINKS_PER_S = 0.3
-_TURN_DEG, _NOD_DEG, _TILT_DEG = 1.1, 0.8, 0.7  # standard deviations of slow wandering
-_BEAT_DEG = 1.6  # how much lower the chin is in the loudest than in the quietest part
+_TURN_DEG, _NOD_DEG, _TILT_DEG = 0.9, 0.65, 0.6  # standard deviations of slow wandering
+_BEAT_DEG = 1.3  # how much lower the chin is in the loudest than in the quietest part
 _SHIFT = 0.006  # of the face's height
 _BEGINS_S = 0.8  # a video begins as its picture, and moves off slowly
 
