@@ -16,9 +16,9 @@ from joyhallo.media.image import resize
 from joyhallo.media.mark import DEFAULT_TEXT, Mark
 from joyhallo.media.paste import Crop, Paster
 from joyhallo.media.writer import VideoWriter
+from joyhallo.presets import MOST_MOVEMENT
 
 SHORTEST_PX = 64  # of the longer side
-MOST_MOVEMENT = 2.0
 PLAYABLE_PX = 4096  # what most decoders of H.264 take
 PROVIDER = "JoyHallo-OSS-local"
 

@@ -10,6 +10,9 @@ from joyhallo.errors import UserError
 Config = dict[str, Any]
 
 
+MOST_MOVEMENT = 2.0  # of a head that weights hold still, against the usual
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a checkpoint was trained to be sampled; written into the pipeline's folder."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from joyhallo.errors import UserError
+from joyhallo.presets import MOST_MOVEMENT
 
 if TYPE_CHECKING:
     from joyhallo.render import RenderRequest, RenderResult
@@ -21,7 +22,7 @@ _SAMPLING, _PICTURE = Group("Motion", sort_key=1), Group("Picture", sort_key=2)
 _LABELS, _RUN = Group("Labels of AI content", sort_key=3), Group("Running", sort_key=4)
 
 _HIGHEST_CRF = 51  # of H.264
-_LARGEST_SCALE, _MOST_MOVEMENT = 10.0, 2.0
+_LARGEST_SCALE = 10.0
 
 
 @Parameter(name="*", group=_SAMPLING)
@@ -210,8 +211,8 @@ def check_numbers(motion: Motion, picture: Picture) -> None:
         scale = getattr(motion, name)
         if not (math.isfinite(scale) and 0 <= scale <= _LARGEST_SCALE):
             raise UserError(f"--{name} is {scale}: give 0 to {_LARGEST_SCALE:g} (1 is as trained)")
-    if not 0 <= motion.movement <= _MOST_MOVEMENT:
-        raise UserError(f"--movement is {motion.movement}: give 0 (nothing moves by itself) to {_MOST_MOVEMENT:g}; 1 is usual")
+    if not 0 <= motion.movement <= MOST_MOVEMENT:
+        raise UserError(f"--movement is {motion.movement}: give 0 (nothing moves by itself) to {MOST_MOVEMENT:g}; 1 is usual")
     if not 0 <= motion.seed < 2**63:
         raise UserError(f"--seed is {motion.seed}: give a whole number from 0 to 2^63 - 1")
     if not 0 <= picture.crf <= _HIGHEST_CRF:

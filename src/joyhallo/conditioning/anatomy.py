@@ -23,6 +23,8 @@ LIP_GAP_PAIRS = ((13, 14), (82, 87), (312, 317), (81, 178), (311, 402))  # upper
 INNER_LIPS = (*INNER_UPPER_LIP, *INNER_LOWER_LIP[1:-1])
 RIGHT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
 LEFT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
+# Above the upper lids, from the outer corner to the inner one.
+RIGHT_EYE_FOLD, LEFT_EYE_FOLD = (247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414)
 
 # Nose bridge, eye corners, forehead and temples: what the jaw, the lips and the lids do not move.
 RIGID = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 10, 151, 9, 8, 127, 356, 234, 454)

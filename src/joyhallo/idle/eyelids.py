@@ -7,7 +7,6 @@ import numpy as np
 
 from joyhallo.conditioning import anatomy
 
-_RIGHT_FOLD, _LEFT_FOLD = (247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414)
 _RIGHT_BROW, _LEFT_BROW = (46, 53, 52, 65, 55), (276, 283, 282, 295, 285)  # its lower edge
 _UPPER_SHARE, _LOWER_SHARE, _FOLD_SHARE = 0.92, 0.08, 0.25  # of the eye's height that the lines go when it shuts
 _MARGIN = 0.06  # of the eye's width: the older face mesh has the lower lid that much too high, and white would stay under it
@@ -40,7 +39,10 @@ class Eyelids:
 
     def __init__(self, size: tuple[int, int], points: np.ndarray) -> None:
         """`size` (height, width) of the picture in pixels; `points` [K, 3] of the face mesh in it."""
-        rings = ((anatomy.RIGHT_EYE, _RIGHT_FOLD, _RIGHT_BROW), (anatomy.LEFT_EYE, _LEFT_FOLD, _LEFT_BROW))
+        rings = (
+            (anatomy.RIGHT_EYE, anatomy.RIGHT_EYE_FOLD, _RIGHT_BROW),
+            (anatomy.LEFT_EYE, anatomy.LEFT_EYE_FOLD, _LEFT_BROW),
+        )
         self._eyes = [_eye(size, points[:, :2].astype(np.float32), *ring) for ring in rings]
 
     def shut(self, picture: np.ndarray, share: float) -> None:

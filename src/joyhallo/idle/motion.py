@@ -48,7 +48,7 @@ def draw_idle_motion(loudness: np.ndarray, seed: int) -> IdleMotion:
     count = len(loudness)
     beat = smooth(loudness, 3.0)
     turn, nod, tilt = (np.radians(degrees) * wander(count, random) for degrees in (_TURN_DEG, _NOD_DEG, _TILT_DEG))
-    nod += np.radians(_BEAT_DEG) * (beat - beat[0])
+    nod += np.radians(_BEAT_DEG) * beat
     shifts = [_SHIFT * wander(count, random) for _ in range(2)]
     head = np.stack([turn, nod, tilt, *shifts], 1)
     begun = np.clip(np.arange(count) / (_BEGINS_S * FPS), 0, 1)[:, None]

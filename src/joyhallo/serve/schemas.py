@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from joyhallo.presets import MOST_MOVEMENT
 from joyhallo.serve.records import Job
 
 
@@ -18,7 +19,9 @@ class VideoSettings(BaseModel):
     lip: float = Field(1.0, ge=0, le=3, description="How strongly the speech drives the lips; 1 is as trained")
     expression: float = Field(1.0, ge=0, le=3)
     pose: float = Field(1.0, ge=0, le=3)
-    movement: float = Field(1.0, ge=0, le=2, description="How much a head sways that the weights hold still; 0: nor blinks")
+    movement: float = Field(
+        1.0, ge=0, le=MOST_MOVEMENT, description="How much a head sways that the weights hold still; 0: nor blinks"
+    )
     seed: int = Field(42, ge=0, lt=2**53, description="Same seed, same frames")
     face_index: int | None = Field(None, ge=0, le=50, description="Which face, counted from 0, the largest first")
     paste_back: bool = Field(True, description="Put the face back into the picture, or give the crop alone")

@@ -31,10 +31,9 @@ from joyhallo.data.synthesis.teeth import Teeth
 _NUM_MESH = 468
 # Rings around the silhouette: radius, share of the head's movement, share of the skin's movement.
 _RINGS = ((1.15, 0.9, 0.5), (1.42, 0.55, 0.12), (1.8, 0.2, 0.0))
-_RIGHT_FOLD, _LEFT_FOLD = (247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414)
 _EYES = (
-    (anatomy.RIGHT_EYE, motion.RIGHT_EYE_UPPER, motion.RIGHT_EYE_LOWER, _RIGHT_FOLD),
-    (anatomy.LEFT_EYE, motion.LEFT_EYE_UPPER, motion.LEFT_EYE_LOWER, _LEFT_FOLD),
+    (anatomy.RIGHT_EYE, motion.RIGHT_EYE_UPPER, motion.RIGHT_EYE_LOWER, anatomy.RIGHT_EYE_FOLD),
+    (anatomy.LEFT_EYE, motion.LEFT_EYE_UPPER, motion.LEFT_EYE_LOWER, anatomy.LEFT_EYE_FOLD),
 )
 _NOSTRILS = (48, 64, 98, 97, 2, 326, 327, 294, 278, 4)  # where the nose hides some of the lip behind it
 _SHUT_CM = 0.12  # lips nearer than this are shut
