@@ -11,8 +11,8 @@ from joyhallo.errors import UserError
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.latents import LatentSpace, decode_latents
 from joyhallo.models.lip_reader import LipReader
-from joyhallo.training.lip_reader import POINTS, DecodedMouths, misread, train_lip_reader
-from joyhallo.training.mouth import Mouths, window
+from joyhallo.training.lip_reader import DecodedMouths, misread, train_lip_reader
+from joyhallo.training.mouth import LIP_POINTS, Mouths, window
 from joyhallo.training.recipes import smoke_stage1
 from joyhallo.training.start import load_encoders, load_start
 from joyhallo.training.visible import visible_difference
@@ -30,7 +30,7 @@ def drawn_mouths(num: int) -> SimpleNamespace:
     x, y = (grid[None, None] - places[:, 0, None, None]), (grid[None, :, None] - places[:, 1, None, None])
     dark = np.clip(1.5 - np.hypot(x / 8, y / places[:, 2, None, None]), 0, 1)
     pictures = torch.from_numpy((200 - 150 * dark).astype(np.uint8))[:, None].expand(-1, 3, -1, -1)
-    angles = np.linspace(0, 2 * np.pi, len(POINTS), endpoint=False)
+    angles = np.linspace(0, 2 * np.pi, len(LIP_POINTS), endpoint=False)
     ring = np.stack([8 * np.cos(angles), np.sin(angles)], -1)[None] * np.stack([np.ones(num), places[:, 2]], -1)[:, None]
     points = torch.from_numpy((ring + places[:, None, :2]).reshape(num, -1).astype(np.float32))
     held = torch.arange(num) % 4 == 0
@@ -95,7 +95,7 @@ def test_a_recipe_that_reads_lips_says_what_it_needs_and_takes_it_from_the_encod
     recipe = replace(recipe, objective=replace(recipe.objective, reading_weight=0.4))
     with pytest.raises(UserError, match="lip_reader"):
         load_start(recipe, "none", CPU)
-    LipReader(len(POINTS)).save_pretrained(tmp_path / "lip_reader")
+    LipReader(len(LIP_POINTS)).save_pretrained(tmp_path / "lip_reader")
     assert list(load_encoders(tmp_path)) == ["lip_reader"]
     start = load_start(recipe, "none", CPU, tmp_path)
     assert isinstance(start.lip_reader, LipReader)

@@ -17,6 +17,8 @@ class LipReader(ModelMixin, ConfigMixin):
     The unit of a coordinate is how far it moves in a clip (standard deviation), plus one pixel: `units`, a buffer, in pixels.
     """
 
+    units: Tensor
+
     @register_to_config
     def __init__(self, num_points: int, size_px: int = 96) -> None:
         super().__init__()

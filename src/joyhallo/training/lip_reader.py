@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joyhallo.conditioning.anatomy import INNER_LIP_RING, LIPS
 from joyhallo.data.batches import mask_depths
 from joyhallo.data.dataset import Dataset, open_datasets
 from joyhallo.data.latents import LatentCache
@@ -24,13 +23,12 @@ from joyhallo.data.pixels import prefer_channels_last
 from joyhallo.models.latents import decode_latents, downscale_factor
 from joyhallo.models.lip_reader import LipReader
 from joyhallo.training.budget import Average, Budget
-from joyhallo.training.mouth import window, window_place
+from joyhallo.training.mouth import LIP_POINTS, window, window_place
 from joyhallo.training.muon import Optimizers
 from joyhallo.weights.hub import bundled_folder
 from joyhallo.weights.pipeline_folder import load_component
 
 logger = logging.getLogger(__name__)
-POINTS = (*LIPS, *INNER_LIP_RING)
 _FRAMES_OF_A_CLIP, _MOST_CLIPS, _BATCH = 8, 2000, 48
 _STEADY_PX = 1.0  # added to how far a point moves: points that hardly move are not worth more than that
 
@@ -47,7 +45,7 @@ class DecodedMouths:
         for i in np.sort(random.permutation(len(dataset.facts))[:_MOST_CLIPS]).tolist():
             facts = dataset.facts[i]
             annotations = dataset.annotations(i)
-            points = annotations.points[:, list(POINTS), :2].astype(np.float32)
+            points = annotations.points[:, list(LIP_POINTS), :2].astype(np.float32)
             if not np.isfinite(points).all():
                 continue
             chosen = np.sort(random.choice(len(points), min(_FRAMES_OF_A_CLIP, len(points)), replace=False))
@@ -68,7 +66,7 @@ class DecodedMouths:
 def train_lip_reader(mouths: DecodedMouths, minutes: float) -> LipReader:
     """Train on the people who are not held out; says how far the others' lips are misread, in units."""
     torch.manual_seed(0)
-    reader = LipReader(len(POINTS), mouths.pictures.shape[-1])
+    reader = LipReader(len(LIP_POINTS), mouths.pictures.shape[-1])
     reader.units.copy_(mouths.units)
     prefer_channels_last(reader)
     average, optimizers = Average(reader), Optimizers(reader, 0.01, 1e-3)

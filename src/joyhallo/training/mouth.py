@@ -6,9 +6,15 @@ Axes: B samples, F frames, C channels, h and w the latent place, m cells of the 
 import torch
 from torch import Tensor, nn
 
+from joyhallo.conditioning.anatomy import INNER_LIP_RING, LIP_GAP_PAIRS, LIPS
 from joyhallo.models.latents import LatentSpace, decode_unclamped
+from joyhallo.models.lip_reader import LipReader
+from joyhallo.training.critic import Critic
 from joyhallo.training.visible import visible_difference
 
+LIP_POINTS = (*LIPS, *INNER_LIP_RING)  # of the face mesh: those that a lip reader reads
+_UPPER, _LOWER = ([LIP_POINTS.index(pair[side]) for pair in LIP_GAP_PAIRS] for side in (0, 1))
+_SHUT, _OPEN = 0.015, 0.04  # of the window's side: lips that are so near count as shut, and so far apart as open
 _WINDOW = 3 / 8  # of the latents' side: what is decoded around the lips
 _EVERY = 2  # frames from one that is decoded to the next: all of them made a step a quarter to a half longer
 
@@ -17,14 +23,23 @@ class Mouths:
     """Decodes the surroundings of the lips and compares. Its autoencoder is a tool, not a part of what is trained."""
 
     def __init__(
-        self, vae: nn.Module, space: LatentSpace, reader: nn.Module | None = None, reading_weight: float = 0.0
+        self,
+        vae: nn.Module,
+        space: LatentSpace,
+        reader: LipReader | None = None,
+        reading_weight: float = 0.0,
+        closed_weight: float = 0.0,
+        critic: Critic | None = None,
     ) -> None:
-        """`reader`: tells where lips are (`training.lip_reader`), needed where `reading_weight` makes their places count."""
-        assert reader is not None or not reading_weight, "places count where something reads them"
-        self.vae, self.space, self.reader, self.reading_weight = vae, space, reader, reading_weight
+        """`reader`: tells where lips are (`training.lip_reader`), needed by the weights of places and of shut lips."""
+        assert reader is not None or not (reading_weight or closed_weight), "places count where something reads them"
+        self.vae, self.space, self.reader, self.critic = vae, space, reader, critic
+        self.reading_weight, self.closed_weight = reading_weight, closed_weight
 
     def difference(self, sampled: Tensor, wanted: Tensor, portrait: Tensor, lip_mask: Tensor) -> Tensor:
         """How different the mouths of sampled latents look, and how far their lips are from their places, per sample: [B].
+
+        Mouths that are to be shut count more by the closed weight. Where gradients are wanted, a critic judges and learns.
 
         Parameters
         ----------
@@ -38,14 +53,29 @@ class Mouths:
         with torch.no_grad():
             wanted_pictures = self._decoded(theirs)
         difference = visible_difference(pictures, wanted_pictures)
-        if self.reader is not None and self.reading_weight:
-            misplaced = (self.reader(pictures) - self.reader(wanted_pictures)).abs().mean(1)
+        if self.reader is not None:
+            with torch.no_grad():
+                wanted_places = self.reader(wanted_pictures)
+            misplaced = (self.reader(pictures) - wanted_places).abs().mean(1)
             difference = difference + self.reading_weight * misplaced
+            if self.closed_weight:
+                is_shut = shut_share(wanted_places, self.reader.units, pictures.shape[-1])
+                difference = difference * (1 + self.closed_weight * is_shut)
+        if self.critic is not None and torch.is_grad_enabled():
+            self.critic.learn(pictures, wanted_pictures)
+            difference = difference + self.critic.doubt(pictures, difference.sum())
         return difference.unflatten(0, (len(sampled), -1)).mean(1)
 
     def _decoded(self, latents: Tensor) -> Tensor:
         """[B,C,F,m,m] → [B·F,3,·,·]."""
         return decode_unclamped(self.vae, latents.transpose(1, 2).flatten(0, 1))
+
+
+def shut_share(places: Tensor, units: Tensor, side_px: int) -> Tensor:
+    """How shut the lips are that a reader sees at places [N,2·P], 0 to 1: [N]."""
+    heights = (places * units).unflatten(1, (-1, 2))[..., 1] / side_px
+    opening = (heights[:, _LOWER] - heights[:, _UPPER]).mean(1)
+    return ((_OPEN - opening) / (_OPEN - _SHUT)).clamp(0, 1)
 
 
 def window(latents: Tensor, lip_mask: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from joyhallo.data.picking import Picker
 from joyhallo.device import DTYPES, dtype_name
 from joyhallo.errors import UserError
 from joyhallo.training.adapters import Adapters, adapt, write_adapters
+from joyhallo.training.critic import Critic
 from joyhallo.training.distributed import Processes, join, spread_over
 from joyhallo.training.loop import Loop, StepReport, Work
 from joyhallo.training.mouth import Mouths
@@ -130,11 +131,12 @@ def build(
     freeze(networks, recipe)
     if adapters is not None:
         adapt(networks, adapters, recipe, processes)
-    mouths = Mouths(start.pipe.vae, start.pipe.latent_space, start.lip_reader, recipe.objective.reading_weight)
+    mouths = make_mouths(recipe, start, device)
     trainee = Trainee(networks, recipe, uses_all=processes.is_sharded, mouths=mouths)
     spread = spread_over(trainee, processes, compute.dtype)
     optimizer = build_optimizer(trainee.trained().values(), recipe.schedule, device)
-    state = TrainingState(trainee.trained(), optimizer, recipe.schedule.ema_decay)
+    tools = mouths.critic.memory() if mouths.critic else {}
+    state = TrainingState(trainee.trained(), optimizer, recipe.schedule.ema_decay, tools)
     picker = Picker(dataset.facts, recipe.drawing, recipe.seed)
     check_fits(dataset, start, picker)
     judge = held_out_picker(dataset, recipe, processes)
@@ -152,6 +154,15 @@ def build(
         judged = make_work(Batches(judge, dataset, latents, speech, fit), trainee, recipe, device)
         held_out = HeldOut(Validator(start.pipe, dataset), judged)
     return Built(start, trainee, spread, state, work, picker, held_out, processes, adapters)
+
+
+def make_mouths(recipe: Recipe, start: Start, device: torch.device) -> Mouths:
+    """What looks at mouths as the recipe's weights ask for."""
+    wanted = recipe.objective
+    critic = Critic(wanted.critic_weight, device, recipe.seed) if wanted.critic_weight else None
+    return Mouths(
+        start.pipe.vae, start.pipe.latent_space, start.lip_reader, wanted.reading_weight, wanted.closed_weight, critic
+    )
 
 
 def held_out_picker(dataset: Dataset, recipe: Recipe, processes: Processes) -> Picker | None:

@@ -39,6 +39,8 @@ class Objective:
     lip_weight: float = 0.0  # how much more an error counts inside the lip mask
     mouth_weight: float = 0.0  # of the difference of decoded mouths, see `training.mouth`
     reading_weight: float = 0.0  # within it, of how far lips are read from their places, see `training.lip_reader`
+    closed_weight: float = 0.0  # within it, how much more a mouth counts that is to be shut; needs a lip reader too
+    critic_weight: float = 0.0  # within it, how hard a critic of mouths pulls against the rest, see `training.critic`
     timesteps: tuple[int, ...] = ()  # only these are drawn; none: all
     still: bool = False  # F independent pictures with a timestep each; the motion modules do not run
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from joyhallo.errors import UserError
+from joyhallo.models.lip_reader import LipReader
 from joyhallo.models.networks import Networks
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.training.recipes import Recipe, preset_of
@@ -25,7 +26,7 @@ class Start:
     pipe: JoyHalloPipeline
     networks: Networks
     report: str  # where the weights come from
-    lip_reader: nn.Module | None = None  # a tool of training that came with the encoders
+    lip_reader: LipReader | None = None  # a tool of training that came with the encoders
 
 
 def load_start(recipe: Recipe, init: str, device: torch.device, encoders: Path | None = None) -> Start:
@@ -45,10 +46,11 @@ def load_start(recipe: Recipe, init: str, device: torch.device, encoders: Path |
     found = start_networks(preset_of(recipe.preset), init, recipe.seed)
     given = load_encoders(encoders) if encoders else {}
     reader = given.pop(LIP_READER, None)
-    if recipe.objective.reading_weight and reader is None:
+    wants_reader = recipe.objective.reading_weight or recipe.objective.closed_weight
+    if wants_reader and reader is None:
         raise UserError(
-            f"objective.reading_weight needs a lip reader: give --encoders a folder with the {LIP_READER} that "
-            "`python -m joyhallo.training.lip_reader` makes, or set it to 0"
+            f"objective.reading_weight and closed_weight need a lip reader: give --encoders a folder with the "
+            f"{LIP_READER} that `python -m joyhallo.training.lip_reader` makes, or set them to 0"
         )
     pipe = JoyHalloPipeline(**found.components | given)
     for part in pipe.components.values():

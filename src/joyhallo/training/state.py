@@ -25,10 +25,17 @@ _TORCH_LOG = "c10d-NullHandler-dcp_logger"
 
 
 class TrainingState:
-    """The state of a run. `parameters`: those that are trained, by `component.path`."""
+    """The state of a run. `parameters`: those that are trained, by `component.path`; `tools`: tensors of what trains them."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema_decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        ema_decay: float,
+        tools: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.parameters = dict(parameters)
+        self.tools = dict(tools or {})
         self.optimizer = optimizer
         self.ema_decay = ema_decay
         self.step = 0
@@ -47,7 +54,7 @@ class TrainingState:
 
     def content(self) -> dict[str, Any]:
         """Everything as a flat table."""
-        content: dict[str, Any] = {"step": torch.tensor(self.step)}
+        content: dict[str, Any] = {"step": torch.tensor(self.step)} | {f"tools.{name}": t for name, t in self.tools.items()}
         for name, parameter in self.parameters.items():
             content[f"weights.{name}"] = parameter.detach()
             for key, value in self.optimizer.state.get(parameter, {}).items():

@@ -13,8 +13,8 @@ from joyhallo.idle.curves import draw_blinks, loudness_of_power, smooth, wander
 
 _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 _FOREHEAD = (108, 69, 104, 68, 337, 299, 333, 298, 9, 151)  # it follows the brows by half
-_SILENT = 0.3  # loudness: 28 dB under the loudest
-_AFTER_SOUND, _BEFORE_SOUND, _RAMP = 2, 5, 3  # frames that the mouth still or already moves, and takes to come to rest
+_SILENT = 0.42  # loudness: 23 dB under the loudest
+_AFTER_SOUND, _BEFORE_SOUND, _RAMP = 2, 4, 3  # frames that the mouth still or already moves, and takes to come to rest
 
 
 @dataclass(frozen=True)
