@@ -216,8 +216,21 @@ class TestMandarin:
     def test_bilabials_shut_the_lips_for_as_long_as_lips_take_and_a_opens_them(self):
         controls = mandarin._trajectory([(0.5, "a"), (0.8, "shut"), (1.1, "a")], 50)
         assert not controls[19:21, 0].any()  # the two frames nearest to 0.8 s
+        assert (controls[17:23, 0] == 0).sum() >= 3
         assert controls[12, 0] > 0.8
         assert abs(controls[-1, 0]) < 0.05
+
+    def test_a_third_of_what_is_said_begins_with_shut_lips(self, monkeypatch):
+        said = []
+        tone = np.sin(np.arange(8000) / 5).astype(np.float32)
+        monkeypatch.setattr(mandarin, "read_speech", lambda path: said.append(path.stem) or tone)
+        paths = [
+            Path(f"{name}.opus") for name in ("ba1", *(f"{initial}a{tone}" for initial in "dtnlgkhzc" for tone in range(1, 5)))
+        ]
+        random = np.random.default_rng(0)
+        for _ in range(20):
+            mandarin.speak(paths, 100, random)
+        assert 0.3 < said.count("ba1") / len(said) < 0.45  # it is one of 37
 
     def test_faster_is_shorter_at_the_same_pitch(self):
         tone = np.sin(2 * np.pi * 200 * np.arange(16000) / 16000).astype(np.float32)

@@ -1,6 +1,7 @@
 """The trainings of the small encoders of mini, some seconds each, on made-up datasets: what they read, that they learn."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.training import autoencoder, identity, speech
 from joyhallo.training.lip_clips import LipSources, read_lip_clips
-from joyhallo.training.pictures import read_face_data
+from joyhallo.training.pictures import FaceData, Pictures, read_face_data
 from joyhallo.weights.hub import face_models_path
 from made_data import made_annotations, made_facts, made_portrait
 
@@ -106,9 +107,27 @@ def test_autoencoder_learns_and_is_written(dataset, tmp_path):
     network = autoencoder.train_reconstruction(data, tmp_path / "net", minutes=0.04)
     measures = autoencoder.measure(network, data)
     assert measures["portraits_db"] > 14  # a grey picture has about 10
-    tuned = autoencoder.tune_decoder(PatchAutoencoder.from_pretrained(tmp_path / "net"), data, tmp_path / "net2", minutes=0.01)
+    tuned = autoencoder.tune_decoder(
+        PatchAutoencoder.from_pretrained(tmp_path / "net"), data, tmp_path / "net2", 0.01, is_short=True
+    )
     written = PatchAutoencoder.from_pretrained(tmp_path / "net2").state_dict()
     assert all(torch.equal(value, written[name]) for name, value in tuned.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("look", "side", "least"), [(autoencoder.Look(), 64, 0.4), (autoencoder.Look(3 / 8, 1.0, 0.0), 48, 0.95)]
+)
+def test_cut_outs_lie_around_mouths_as_often_as_told(look, side, least):
+    images = np.zeros((3, 128, 128, 3), np.uint8)
+    images[:, 100:108, 20:28] = 255
+    faces = Pictures(images, np.full((3, 2), [104.0, 24.0]), np.full(3, 8.0))
+    nobody = Pictures(images * 0, faces.mouths, faces.widths)
+    portraits = nobody if look.portraits == 0 else faces
+    batches = islice(autoencoder.Batches(FaceData(portraits, faces, faces, faces), 0, look), 12)
+    cut_outs = [batch for number, batch in enumerate(batches) if number % 4 < 3]
+    assert {batch.shape[1:] for batch in cut_outs} == {(3, side, side)}
+    shown = torch.cat([batch.amax((1, 2, 3)) > 0.5 for batch in cut_outs])
+    assert shown.float().mean() > least
 
 
 def test_lip_clips_of_longer_films_have_several_parts(sources):

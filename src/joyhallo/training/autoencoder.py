@@ -8,6 +8,7 @@
 import argparse
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,8 @@ from joyhallo.training.visible import visible_difference
 
 logger = logging.getLogger(__name__)
 _SAVE_EVERY_S = 120.0
+_DOUBT = 0.06  # weight of what the discriminator says, in phase 2
+_CELL_PX = 16  # of a picture, for a cell of the latents
 _LATENT_NOISE = 0.1  # a little makes the decoder forgive the denoiser's errors
 
 
@@ -49,17 +52,29 @@ class PatchDiscriminator(nn.Module):
         return [*activations, self.judge(images)]
 
 
-class Batches:
-    """Random pictures: three batches of half-size cut-outs (half of them around the mouth), then one of whole faces."""
+@dataclass(frozen=True)
+class Look:
+    """What batches show."""
 
-    def __init__(self, data: FaceData, seed: int) -> None:
-        self._data = data
+    side: float = 1 / 2  # of cut-outs, against the pictures'
+    mouths: float = 1 / 2  # share of the cut-outs that lie around a mouth
+    portraits: float = 1 / 2  # share of the pictures that are portraits, not frames
+
+
+_MOUTHS_FIRST = Look(side=3 / 8, mouths=0.8, portraits=0.25)
+
+
+class Batches:
+    """Random pictures: three batches of cut-outs, then one of whole faces."""
+
+    def __init__(self, data: FaceData, seed: int, look: Look) -> None:
+        self._data, self._look = data, look
         self._random = np.random.default_rng(seed)
 
     def _face(self) -> tuple[np.ndarray, np.ndarray]:
         """A picture [S, S, 3] and where its mouth is (row, column); half of the time mirrored."""
         random, size = self._random, self._data.size_px
-        pictures = self._data.portraits if random.random() < 0.5 else self._data.frames
+        pictures = self._data.portraits if random.random() < self._look.portraits else self._data.frames
         number = int(random.integers(len(pictures)))
         picture, mouth = pictures.images[number], pictures.mouths[number]
         if random.random() < 0.5:
@@ -72,14 +87,15 @@ class Batches:
         return picture, mouth
 
     def _cut_out(self) -> np.ndarray:
-        random, half = self._random, self._data.size_px // 2
+        random, size = self._random, self._data.size_px
+        side = _CELL_PX * round(self._look.side * size / _CELL_PX)
         picture, mouth = self._face()
-        if random.random() < 0.5:
-            corner = mouth + random.normal(size=2) * 0.12 * half - half / 2
-            top, left = (int(value) for value in np.clip(corner, 0, half))
+        if random.random() < self._look.mouths:
+            corner = mouth + random.normal(size=2) * 0.12 * side - side / 2
+            top, left = (int(value) for value in np.clip(corner, 0, size - side))
         else:
-            top, left = (int(value) for value in random.integers(0, half + 1, 2))
-        return picture[top : top + half, left : left + half]
+            top, left = (int(value) for value in random.integers(0, size - side + 1, 2))
+        return picture[top : top + side, left : left + side]
 
     def __iter__(self) -> Iterator[Tensor]:
         index = 0
@@ -154,7 +170,7 @@ def train_reconstruction(data: FaceData, folder: Path, minutes: float) -> PatchA
     average = Average(network)
     optimizers = Optimizers(network, 0.01, 5e-4, adam_only=("patch_",))
     budget = Budget(minutes, warmup_steps=30, report_every_s=_SAVE_EVERY_S)
-    for step, images in zip(budget, Batches(data, seed=0), strict=False):
+    for step, images in zip(budget, Batches(data, 0, Look()), strict=False):
         follow_latents(network, images)
         latents = network.encode(images)
         loss = visible_difference(network.decode(latents + _LATENT_NOISE * torch.randn_like(latents)), images).mean()
@@ -168,8 +184,10 @@ def train_reconstruction(data: FaceData, folder: Path, minutes: float) -> PatchA
     return average.network
 
 
-def tune_decoder(network: PatchAutoencoder, data: FaceData, folder: Path, minutes: float) -> PatchAutoencoder:
-    """Phase 2: the encoder stays, the decoder learns sharpness from a discriminator."""
+def tune_decoder(
+    network: PatchAutoencoder, data: FaceData, folder: Path, minutes: float, is_short: bool = False
+) -> PatchAutoencoder:
+    """Phase 2: the encoder stays, the decoder learns sharpness from a discriminator; `is_short`: products in bf16."""
     torch.manual_seed(1)
     prefer_channels_last(network)
     network.requires_grad_(True).eval()
@@ -181,18 +199,22 @@ def tune_decoder(network: PatchAutoencoder, data: FaceData, folder: Path, minute
     prefer_channels_last(discriminator)
     judge = torch.optim.AdamW(discriminator.parameters(), 5e-4, betas=(0.5, 0.9))
     budget = Budget(minutes, warmup_steps=50, report_every_s=_SAVE_EVERY_S)
-    for _, images in zip(budget, Batches(data, seed=1), strict=False):
-        with torch.no_grad():
-            latents = network.encode(images)
-            real = discriminator.features(images)
-        decoded = network.decode(latents + _LATENT_NOISE * torch.randn_like(latents))
-        fake = discriminator.features(decoded)
-        matching = torch.stack([(mine - true).abs().mean() for mine, true in zip(fake[:-1], real[:-1], strict=True)]).sum()
-        weight = 0.04 * min(1.0, budget.fraction / 0.1 + 0.01)
-        optimizers.step(visible_difference(decoded, images).mean() + 0.3 * matching - weight * fake[-1].mean(), budget.factor)
-        verdicts = discriminator.features(images)[-1], discriminator.features(decoded.detach())[-1]
+    for _, images in zip(budget, Batches(data, 1, _MOUTHS_FIRST), strict=False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_short):
+            with torch.no_grad():
+                latents = network.encode(images)
+                real = discriminator.features(images)
+            decoded = network.decode(latents + _LATENT_NOISE * torch.randn_like(latents))
+            fake = discriminator.features(decoded)
+            matching = torch.stack([(mine - true).abs().mean() for mine, true in zip(fake[:-1], real[:-1], strict=True)]).sum()
+            weight = _DOUBT * min(1.0, budget.fraction / 0.1 + 0.01)
+            seen = visible_difference(decoded.float(), images).mean()
+        optimizers.step(seen + 0.3 * matching - weight * fake[-1].mean(), budget.factor)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_short):
+            verdicts = discriminator.features(images)[-1], discriminator.features(decoded.detach())[-1]
+            doubt = functional.relu(1 - verdicts[0]).mean() + functional.relu(1 + verdicts[1]).mean()
         judge.zero_grad()
-        (functional.relu(1 - verdicts[0]).mean() + functional.relu(1 + verdicts[1]).mean()).backward()
+        doubt.backward()
         judge.step()
         average.update(network)
         if budget.is_report_due():
@@ -209,10 +231,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--decoder-minutes", type=float, default=8)
     parser.add_argument("--decoder-of", type=Path, help="skip the first phase: tune the decoder of this network")
+    parser.add_argument("--bf16", action="store_true", help="tune the decoder in bf16, where the processor has it")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     data = read_face_data(arguments.data)
     if arguments.decoder_of:
@@ -220,7 +244,7 @@ def main() -> None:
     else:
         network = train_reconstruction(data, arguments.output, arguments.minutes)
     if arguments.decoder_minutes:
-        tune_decoder(network, data, arguments.output, arguments.decoder_minutes)
+        tune_decoder(network, data, arguments.output, arguments.decoder_minutes, arguments.bf16)
 
 
 if __name__ == "__main__":
