@@ -33,6 +33,11 @@ class Sampling:
     face_share: float = 0.6  # of the frame's side
     idle_motion: bool = False  # the weights hold head and eyes still: they are moved in the finished picture
 
+    @property
+    def guided_until(self) -> float:
+        """`guidance_end`, or 0 where the scale leaves guidance out."""
+        return self.guidance_end if self.guidance_scale > 1 else 0.0
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Sampling":
         """From a stored configuration.
@@ -99,9 +104,9 @@ def mini() -> Preset:
         sampling=Sampling(
             height=256,
             width=256,
-            num_steps=3,
-            guidance_scale=2.5,
-            guidance_end=0.3,
+            num_steps=2,
+            guidance_scale=1.5,
+            guidance_end=0.6,
             unconditional_drops=("audio",),
             shared_noise=1.0,
             noise_scale=0.8,

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from joyhallo.presets import num_guided_steps
+from joyhallo.presets import Sampling, num_guided_steps
 from joyhallo.sampling.guidance import PUBLISHED_DROPS, combine, conditional_half, with_unconditional
 from joyhallo.sampling.sampler import guided_velocity, switched_velocity
 from tiny import drawn_inputs, forward, normal
@@ -115,3 +115,8 @@ def test_optional_conditions_may_be_absent(networks, inputs, no_face):
     assert both.portrait_latents is None
     assert forward(networks, both, TWICE).isfinite().all()
     assert {field.name for field in fields(both)} == {field.name for field in fields(inputs)}
+
+
+def test_a_scale_of_one_guides_no_step():
+    assert Sampling(guidance_scale=1.5, guidance_end=0.6).guided_until == 0.6
+    assert Sampling(guidance_scale=1.0, guidance_end=0.6).guided_until == 0.0

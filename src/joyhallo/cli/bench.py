@@ -181,7 +181,7 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def _shape(cost: ClipCost) -> str:
-    guided = "guided" if cost.num_guided_steps == cost.num_steps else f"{cost.num_guided_steps} of them guided"
+    guided = "guided" if cost.num_guided_steps == cost.num_steps else f"{cost.num_guided_steps or 'none'} of them guided"
     return f"{cost.frames} frames of {cost.height}x{cost.width}, {cost.num_steps} steps, {guided}"
 
 

@@ -180,7 +180,7 @@ def measure(networks: dict[str, Any], sampling: Sampling, model: str, weights: s
             watch("frames decoded", decode_latents, networks["vae"], velocity[0].transpose(0, 1))
         step = lambda: network(latents, timestep, conditioning)  # noqa: E731
         steps = plain_steps = _steps(step, sampling.num_steps, clock)
-        if sampling.guidance_end < 1:
+        if sampling.guided_until < 1:
             conditional = network.condition(conditional_half(inputs))
             plain_steps = _steps(lambda: network(latents[1:], timestep, conditional), sampling.num_steps, clock)
         memory_gb = _peak_bytes(device) / 1e9
@@ -198,7 +198,7 @@ def measure(networks: dict[str, Any], sampling: Sampling, model: str, weights: s
         parts_s=watch.seconds,
         step_s=statistics.median(steps),
         plain_step_s=statistics.median(plain_steps),
-        guidance_end=sampling.guidance_end,
+        guidance_end=sampling.guided_until,
         step_parts_s=parts_of_step_s,
         step_parts_gflop=gflop,
         product_gflop_per_s=_product_rate(clip, clock),
