@@ -14,11 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from joyhallo.data.pixels import prefer_channels_last, to_network
 from joyhallo.models.autoencoder import PatchAutoencoder
+from joyhallo.models.patch_discriminator import PatchDiscriminator, hinge_loss
 from joyhallo.training.budget import Average, Budget
 from joyhallo.training.muon import Optimizers
 from joyhallo.training.pictures import FaceData, read_face_data
@@ -29,27 +30,6 @@ _SAVE_EVERY_S = 120.0
 _DOUBT = 0.06  # weight of what the discriminator says, in phase 2
 _CELL_PX = 16  # of a picture, for a cell of the latents
 _LATENT_NOISE = 0.1  # a little makes the decoder forgive the denoiser's errors
-
-
-class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches of images [B, 3, H, W]; gives its intermediate features too."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        norm = nn.utils.parametrizations.spectral_norm
-        shapes = ((3, width, 2), (width, 2 * width, 2), (2 * width, 4 * width, 2), (4 * width, 4 * width, 1))
-        self.layers = nn.ModuleList(
-            norm(nn.Conv2d(inputs, outputs, 4 if stride == 2 else 3, stride, 1)) for inputs, outputs, stride in shapes
-        )
-        self.judge = norm(nn.Conv2d(4 * width, 1, 3, 1, 1))
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Activations after every layer, then the verdict [B, 1, h, w] last."""
-        activations = []
-        for layer in self.layers:
-            images = functional.leaky_relu(layer(images), 0.2)
-            activations.append(images)
-        return [*activations, self.judge(images)]
 
 
 @dataclass(frozen=True)
@@ -195,7 +175,7 @@ def tune_decoder(
         part.requires_grad_(False)
     average = Average(network)
     optimizers = Optimizers(network, 0.01, 5e-4, adam_only=("patch_",))
-    discriminator = PatchDiscriminator()
+    discriminator = PatchDiscriminator((32, 64, 128), judge_side=3)
     prefer_channels_last(discriminator)
     judge = torch.optim.AdamW(discriminator.parameters(), 5e-4, betas=(0.5, 0.9))
     budget = Budget(minutes, warmup_steps=50, report_every_s=_SAVE_EVERY_S)
@@ -211,8 +191,7 @@ def tune_decoder(
             seen = visible_difference(decoded.float(), images).mean()
         optimizers.step(seen + 0.3 * matching - weight * fake[-1].mean(), budget.factor)
         with torch.autocast("cpu", torch.bfloat16, enabled=is_short):
-            verdicts = discriminator.features(images)[-1], discriminator.features(decoded.detach())[-1]
-            doubt = functional.relu(1 - verdicts[0]).mean() + functional.relu(1 + verdicts[1]).mean()
+            doubt = hinge_loss(discriminator(images), discriminator(decoded.detach()))
         judge.zero_grad()
         doubt.backward()
         judge.step()

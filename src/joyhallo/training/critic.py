@@ -9,12 +9,12 @@ Axes: N pictures, S pixels of a side.
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional
 
-from joyhallo.models.mouth_critic import MouthCritic
+from joyhallo.models.patch_discriminator import PatchDiscriminator, hinge_loss
 
 _LEARNING_RATE = 4e-4
 _BETAS = (0.0, 0.99)
+_WIDTHS = (40, 80, 128)
 _LEAST = 1e-12
 
 
@@ -26,7 +26,7 @@ class Critic:
         self.weight = weight
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = MouthCritic().to(device)
+            self.network = PatchDiscriminator(_WIDTHS, judge_side=1).to(device)
         self._optimizer = torch.optim.Adam(self.network.parameters(), _LEARNING_RATE, _BETAS)
         for parameter in self.network.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -38,16 +38,15 @@ class Critic:
         `others` []: the sum of what else is minimised, of the same pictures.
         """
         self.network.requires_grad_(False)
-        doubt = -self.network(pictures).float().mean((1, 2))
+        doubt = -self.network(pictures).float().mean((1, 2, 3))
         pulls = [torch.autograd.grad(loss, pictures, retain_graph=True)[0].norm() for loss in (others, doubt.sum())]
         return self.weight * (pulls[0] / pulls[1].clamp(min=_LEAST)).detach() * doubt
 
     def learn(self, sampled: Tensor, true: Tensor) -> None:
-        """One step towards telling sampled mouths from true ones [N,3,S,S] (hinge loss, Lim & Ye 2017)."""
+        """One step towards telling sampled mouths from true ones [N,3,S,S]."""
         self.network.requires_grad_(True)
-        scores = self.network(torch.cat([sampled.detach(), true.detach()]))
-        faked, real = scores.chunk(2)
-        loss = functional.relu(1 + faked).mean() + functional.relu(1 - real).mean()
+        faked, real = self.network(torch.cat([sampled.detach(), true.detach()])).chunk(2)
+        loss = hinge_loss(real, faked)
         self._optimizer.zero_grad(set_to_none=False)
         loss.backward()
         if dist.is_initialized():

@@ -53,7 +53,7 @@ class Mouths:
         with torch.no_grad():
             wanted_pictures = self._decoded(theirs)
         difference = visible_difference(pictures, wanted_pictures)
-        if self.reader is not None:
+        if self.reader is not None and (self.reading_weight or self.closed_weight):
             with torch.no_grad():
                 wanted_places = self.reader(wanted_pictures)
             misplaced = (self.reader(pictures) - wanted_places).abs().mean(1)
