@@ -3,20 +3,21 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from joyhallo.conditioning.face import FaceMesh
+from joyhallo.conditioning.portrait import Portrait
 from joyhallo.data.synthesis.canonical import CanonicalMesh, read_canonical_mesh
 from joyhallo.data.synthesis.stills import Still
 from joyhallo.device import choose_device, choose_dtype, dtype_name, usual_linear_kernel
 from joyhallo.errors import UserError
 from joyhallo.idle.liveliness import Liveliness
 from joyhallo.media.files import written_whole
-from joyhallo.media.image import read_image
+from joyhallo.media.image import read_image, resize
 from joyhallo.models.kernels import choose_linear_kernel
 from joyhallo.output import Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline, Options
@@ -148,17 +149,27 @@ class Maker:
         spent_s = time.process_time() - begun
         idle = self.pipe.idle_motion(speech)
         still = self.pipe.still(portrait)
+        given = self._as_given(job, portrait)
         video = self.video_of(job)
         video.parent.mkdir(parents=True, exist_ok=True)
         with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, still, idle) as writer:
             for frame in frames:
                 writer.write(frame)
-        if still is None:
-            still = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
+        if still is not None:
+            unmoved = self.pipe.still(replace(portrait, pixels=torch.from_numpy(given).permute(2, 0, 1) / 127.5 - 1))
+            assert unmoved is not None, "there was one of the portrait with its lips closed"
+            given = unmoved
         if idle is not None:
             lively = Liveliness((self.size_px, self.size_px), portrait.landmarks, idle)
             frames = np.stack([lively.apply(frame, number) for number, frame in enumerate(frames)])
-        return trace(frames, still, self.tools, spent_s)
+        return trace(frames, given, self.tools, spent_s)
+
+    def _as_given(self, job: Job, portrait: Portrait) -> np.ndarray:
+        """What the frames show of the picture, [S, S, 3] uint8, its lips as they are in it."""
+        picture, crop = in_style(read_image(job.still.path), job.style), portrait.crop
+        if crop is not None:
+            picture = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        return resize(np.ascontiguousarray(picture), (self.size_px, self.size_px))
 
     def filmed(self, saying: Saying) -> Trace:
         """The real clip, measured in the same way."""
@@ -174,9 +185,8 @@ class Maker:
         kept = self.sources.work / f"engine-{VERSION}" / f"{job.name}.npy"
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            portrait = self.pipe.portrait(in_style(read_image(job.still.path), job.style))
-            picture = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
-            points = engine_points(picture, job.saying, tracked_file(self.sources.work, job.saying.film), self.tools)
+            shown = self._as_given(job, self.pipe.portrait(in_style(read_image(job.still.path), job.style)))
+            points = engine_points(shown, job.saying, tracked_file(self.sources.work, job.saying.film), self.tools)
             with written_whole(kept, "points", UserError) as temporary, temporary.open("wb") as file:
                 np.save(file, points)
         return np.load(kept)

@@ -5,6 +5,7 @@ Axes: B = 1 sample (2 under guidance), F frames of a clip, P past frames, C chan
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from joyhallo.idle.motion import IdleMotion, draw_idle_motion
 from joyhallo.media.image import read_image
 from joyhallo.models.conditions import ClipInputs
 from joyhallo.models.latents import LatentSpace, decode_latents, downscale_factor, encode_pixels, to_frames
+from joyhallo.models.lip_reader import LipReader
 from joyhallo.models.speech_encoder import MelSpeechNetwork
+from joyhallo.models.unet import Conditioning
 from joyhallo.presets import Sampling
-from joyhallo.sampling.guidance import conditional_half, with_unconditional
+from joyhallo.sampling.guidance import conditional_half, unconditional_frame, with_unconditional
 from joyhallo.sampling.noise import clip_noise
 from joyhallo.sampling.options import DEFAULTS, Options, changed
-from joyhallo.sampling.sampler import Velocity, guided_velocity, sample, switched_velocity
+from joyhallo.sampling.sampler import Velocity, alike_velocity, guided_velocity, sample, switched_velocity
 from joyhallo.video import Video
 from joyhallo.weights.lora import merge_lora
 from joyhallo.weights.pipeline_folder import load_components
@@ -47,11 +50,12 @@ class JoyHalloPipeline(DiffusionPipeline):
     """The talking-portrait pipeline. `pipe(portrait, speech)` makes a video, `pipe.stream(portrait, speech)` its clips.
 
     Components: `vae`, `reference_network`, `denoising_network`, `face_projector`, `audio_projector`, `face_locator`,
-    `speech_encoder`, `identity_encoder` (None where the identity comes from InsightFace) and any diffusers `scheduler` that
-    knows velocity prediction with zero terminal SNR. `sampling` is how the weights were trained to be sampled.
+    `speech_encoder`, `identity_encoder` (None where the identity comes from InsightFace), `lip_reader` (None for weights that
+    take portraits with parted lips as they are) and any diffusers `scheduler` that knows velocity prediction with zero
+    terminal SNR. `sampling` is how the weights were trained to be sampled.
     """
 
-    _optional_components = ["identity_encoder"]  # noqa: RUF012 (diffusers' way to say so)
+    _optional_components = ["identity_encoder", "lip_reader"]  # noqa: RUF012 (diffusers' way to say so)
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class JoyHalloPipeline(DiffusionPipeline):
         speech_encoder: nn.Module,
         scheduler: Any,  # noqa: ANN401 (any of diffusers' schedulers)
         identity_encoder: nn.Module | None = None,
+        lip_reader: LipReader | None = None,
         sampling: Sampling | Mapping[str, Any] = Sampling(),  # noqa: B008
     ) -> None:
         super().__init__()
@@ -76,6 +81,7 @@ class JoyHalloPipeline(DiffusionPipeline):
             face_locator=face_locator,
             speech_encoder=speech_encoder,
             identity_encoder=identity_encoder,
+            lip_reader=lip_reader,
             scheduler=scheduler,
         )
         self.sampling = sampling if isinstance(sampling, Sampling) else Sampling.from_config(sampling)
@@ -124,7 +130,9 @@ class JoyHalloPipeline(DiffusionPipeline):
             for name in IDENTITY_FILES:
                 path = fetch(name)
             self.identity = InsightFaceIdentity(path.parents[1])
-        return prepare_portrait(read_image(picture), self.face_mesh, self.identity, framing, face_index=face_index)
+        return prepare_portrait(
+            read_image(picture), self.face_mesh, self.identity, framing, face_index=face_index, lip_reader=self.lip_reader
+        )
 
     def speech(self, recording: str | Path | np.ndarray, separate_vocals: bool = False) -> SpeechFeatures:
         """Prepare a recording: a file, or a waveform [T] at 16 kHz."""
@@ -206,6 +214,7 @@ class _Run:
         self.num_steps = options.num_steps or self.sampling.num_steps
         scale = options.guidance_scale
         self.guidance_scale = self.sampling.guidance_scale if scale is None else scale
+        self.is_guided = self.guidance_scale > 1
         self.pixels = portrait.pixels
         self.masks = portrait.masks.to(**self.like)
         with torch.no_grad():
@@ -214,10 +223,6 @@ class _Run:
             embedding = portrait.face_embedding[None].to(**self.like)
             self.face_tokens = pipe.face_projector(embedding)
             self.no_face = pipe.face_projector(torch.zeros_like(embedding))
-
-    @property
-    def is_guided(self) -> bool:
-        return self.guidance_scale > 1
 
     def first_past(self) -> Tensor:
         """A video begins as if the portrait had been seen before."""
@@ -261,17 +266,21 @@ class _Run:
     def velocity(self, inputs: ClipInputs) -> Velocity:
         if not self.is_guided:
             return self.prediction(inputs)
+        conditional = self.prediction(conditional_half(inputs))
         guided = guided_velocity(self.prediction(inputs), self.guidance_scale)
-        if self.sampling.guidance_end >= 1:
-            return guided
-        return switched_velocity(guided, self.prediction(conditional_half(inputs)), self.sampling.guidance_end)
+        if self.sampling.begins_alike:
+            guided = alike_velocity(conditional, self.prediction(unconditional_frame(inputs)), self.guidance_scale, guided)
+        return switched_velocity(guided, conditional, self.sampling.guidance_end)
 
     def prediction(self, inputs: ClipInputs) -> Velocity:
         network = self.pipe.denoising_network
-        conditioning = network.condition(inputs, self.options.region_scale)
+
+        @cache  # not before it is known whether a step goes this way
+        def conditioning() -> Conditioning:
+            return network.condition(inputs, self.options.region_scale)
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            return network(latents.to(**self.like), timestep, conditioning)
+            return network(latents.to(**self.like), timestep, conditioning())
 
         return predict
 
@@ -283,8 +292,8 @@ class _Run:
         for step, latents in enumerate(sample(velocity, self.pipe.scheduler, self.num_steps, noise)):
             if not torch.isfinite(latents).all():
                 is_full = self.like["dtype"] == torch.float32
-                remedy = "" if is_full else "--dtype fp32, or with "
-                remedy += "a lower --guidance" + (", or fetch the weights again" if is_full else "")
+                remedy = ("" if is_full else "--dtype fp32, or with ") + "a lower --guidance"
+                remedy += ", or fetch the weights again" if is_full else ""
                 place = f"clip {index + 1} of {self.pipe.num_clips(self.speech)}"
                 found = f"{place}, step {step + 1} of {self.num_steps}: the latents are not finite"
                 raise UserError(f"{found} in {str(self.like['dtype']).removeprefix('torch.')}: run again with {remedy}")

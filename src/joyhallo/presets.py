@@ -38,6 +38,11 @@ class Sampling:
         """`guidance_end`, or 0 where the scale leaves guidance out."""
         return self.guidance_end if self.guidance_scale > 1 else 0.0
 
+    @property
+    def begins_alike(self) -> bool:
+        """Whether nothing but what is heard tells the frames of a clip apart in the first step."""
+        return self.shared_noise == 1 and self.unconditional_drops == ("audio",)
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Sampling":
         """From a stored configuration.
@@ -106,7 +111,7 @@ def mini() -> Preset:
             width=256,
             num_steps=2,
             guidance_scale=1.5,
-            guidance_end=0.6,
+            guidance_end=0.4,
             unconditional_drops=("audio",),
             shared_noise=1.0,
             noise_scale=0.8,

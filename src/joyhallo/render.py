@@ -157,6 +157,8 @@ def render(
         clock.notes.append("the whole picture is animated: no crop was made")
     elif request.paste_back:
         clock.notes += size_notes(portrait.picture.shape[1], portrait.picture.shape[0], request.longest_side)
+    if portrait.has_closed_lips:
+        clock.notes.append("the lips were parted in the portrait: they were closed, and are opened by the speech alone")
     clock.lap("portrait")
     on_progress(Progress("listening to the speech"))
     speech = pipe.speech(request.speech, request.separate_vocals)

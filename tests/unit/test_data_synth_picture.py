@@ -5,9 +5,8 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from joyhallo.conditioning import anatomy
+from joyhallo.conditioning import anatomy, lips
 from joyhallo.conditioning.similarity import Similarity
-from joyhallo.data.synthesis import lips
 from joyhallo.data.synthesis.lighting import relight, stylise
 from joyhallo.data.synthesis.mouth import MouthLook, paint_inside
 from joyhallo.data.synthesis.raster import Window, blend_into, cut_patches, draw

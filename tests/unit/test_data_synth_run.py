@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from joyhallo.conditioning import lips
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.data.dataset import Dataset
 from joyhallo.data.framing import face_crop
@@ -202,7 +203,7 @@ def stage():
 
 
 def opening_of(points: np.ndarray, template: np.ndarray) -> float:
-    return float(motion.lip_gap(motion.fit_pose(points, template).undo(points)))
+    return float(lips.lip_gap(motion.fit_pose(points, template).undo(points)))
 
 
 class TestLips:

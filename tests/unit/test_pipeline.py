@@ -108,6 +108,16 @@ def test_without_guidance_there_is_no_second_half(pipe, portrait, speech, scale,
     assert seen == [rows] * 2
 
 
+def test_the_silent_half_of_frames_that_begin_alike_is_one_frame(portrait, speech):
+    seen = []
+    pipe = drawn_pipeline(unconditional_drops=("audio",), shared_noise=1.0)
+    pipe.denoising_network.register_forward_pre_hook(lambda _module, given: seen.append(tuple(given[0].shape[:3:2])))
+    next(pipe.stream(portrait, speech, OPTIONS))
+    length = pipe.sampling.clip_length
+    assert sorted(seen[:2]) == [(1, 1), (1, length)]
+    assert seen[2:] == [(2, length)]
+
+
 def test_global_randomness_and_gradients_do_not_matter(pipe, portrait, speech, clips):
     torch.manual_seed(77)
     with torch.enable_grad():

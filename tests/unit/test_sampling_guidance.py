@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from joyhallo.presets import Sampling, num_guided_steps
-from joyhallo.sampling.guidance import PUBLISHED_DROPS, combine, conditional_half, with_unconditional
-from joyhallo.sampling.sampler import guided_velocity, switched_velocity
+from joyhallo.sampling.guidance import PUBLISHED_DROPS, combine, conditional_half, unconditional_frame, with_unconditional
+from joyhallo.sampling.sampler import alike_velocity, guided_velocity, switched_velocity
 from tiny import drawn_inputs, forward, normal
 
 SIZE, NUM_FRAMES = (4, 3), 3
@@ -45,6 +45,38 @@ def test_guided_velocity_shows_both_halves_the_same_latents():
     assert torch.equal(guided, 2 * LATENTS)
     assert torch.equal(seen[0][0], torch.cat([LATENTS, LATENTS]))
     assert seen[0][1].tolist() == [7]
+
+
+def test_frames_that_are_alike_are_guided_by_one():
+    seen = []
+
+    def told(name, value):
+        def velocity(latents, timestep):
+            seen.append((name, latents.shape[2], timestep.item()))
+            return torch.full_like(latents, value)
+
+        return velocity
+
+    velocity = alike_velocity(told("conditional", 3.0), told("frame", 1.0), 2.0, told("both", 7.0))
+    alike = LATENTS[:, :, :1].expand_as(LATENTS)
+    assert torch.equal(velocity(alike, torch.tensor([999])), torch.full_like(LATENTS, 5.0))
+    assert torch.equal(velocity(LATENTS, torch.tensor([499])), torch.full_like(LATENTS, 7.0))
+    assert seen == [("frame", 1, 999), ("conditional", NUM_FRAMES, 999), ("both", NUM_FRAMES, 499)]
+
+
+def test_the_unconditional_frame_is_the_silent_half_of_a_clip_of_one_frame(networks, inputs, no_face):
+    both = with_unconditional(inputs, ("audio",), no_face)
+    one = with_unconditional(replace(inputs, audio_tokens=inputs.audio_tokens[:, :1]), ("audio",), no_face)
+    frame = forward(networks, unconditional_frame(both), LATENTS[:, :, :1])
+    assert torch.allclose(frame, forward(networks, one, TWICE[:, :, :1])[:1], atol=1e-5)
+    assert (frame - forward(networks, inputs, LATENTS)[:, :, :1]).abs().max() > 1e-2
+
+
+def test_the_unconditional_frame_is_of_the_first_sample_where_there_are_two_references(networks, inputs, no_face):
+    both = with_unconditional(inputs, ("audio",), no_face)
+    twice = replace(both, reference=replace(both.reference, sites=tuple(torch.cat([s, s * 0]) for s in both.reference.sites)))
+    frames = [forward(networks, unconditional_frame(given), LATENTS[:, :, :1]) for given in (both, twice)]
+    assert torch.equal(*frames)
 
 
 @pytest.mark.parametrize(("end", "guided"), [(1.0, 5), (0.5, 3), (0.45, 3), (0.21, 2), (0.2, 1), (0.0, 0)])

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from joyhallo.conditioning.anatomy import LIP_POINTS
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.latents import LatentSpace
 from joyhallo.training.critic import Critic
-from joyhallo.training.mouth import LIP_POINTS, Mouths, shut_share
+from joyhallo.training.mouth import Mouths, shut_share
 from tiny import draw_weights, normal
 from training_runs import losses, make_dataset, make_start, request, run_elsewhere, run_here, tiny_recipe
 

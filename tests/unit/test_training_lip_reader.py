@@ -1,5 +1,7 @@
 """A reader of lips, and what training makes of it: lips that are out of place count."""
 
+import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from joyhallo.conditioning.anatomy import LIP_POINTS
 from joyhallo.errors import UserError
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.latents import LatentSpace, decode_latents
 from joyhallo.models.lip_reader import LipReader
 from joyhallo.training.lip_reader import DecodedMouths, misread, train_lip_reader
-from joyhallo.training.mouth import LIP_POINTS, Mouths, window
+from joyhallo.training.mouth import Mouths, window
 from joyhallo.training.recipes import smoke_stage1
 from joyhallo.training.start import load_encoders, load_start
 from joyhallo.training.visible import visible_difference
+from joyhallo.weights.hub import bundled_folder
 from joyhallo.weights.pipeline_folder import load_component
 from tiny import draw_weights, normal
 
@@ -90,14 +94,21 @@ def test_misplaced_lips_count_beside_what_is_seen():
     assert sampled.grad.abs().sum() > 0
 
 
-def test_a_recipe_that_reads_lips_says_what_it_needs_and_takes_it_from_the_encoders(tmp_path):
+def test_a_recipe_that_reads_lips_takes_the_reader_of_the_encoders_or_of_its_start(tmp_path):
     recipe = smoke_stage1()
     recipe = replace(recipe, objective=replace(recipe.objective, reading_weight=0.4))
+    bare = shutil.copytree(bundled_folder("mini"), tmp_path / "bare", ignore=shutil.ignore_patterns("lip_reader"))
+    index = json.loads((bare / "model_index.json").read_text())
+    del index["lip_reader"]
+    (bare / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="lip_reader"):
-        load_start(recipe, "none", CPU)
-    LipReader(len(LIP_POINTS)).save_pretrained(tmp_path / "lip_reader")
-    assert list(load_encoders(tmp_path)) == ["lip_reader"]
-    start = load_start(recipe, "none", CPU, tmp_path)
-    assert isinstance(start.lip_reader, LipReader)
-    assert not any(parameter.requires_grad for parameter in start.lip_reader.parameters())
-    assert load_component(tmp_path / "lip_reader", "LipReader", torch.float32)(torch.zeros(2, 3, 96, 96)).shape == (2, 80)
+        load_start(recipe, str(bare), CPU)
+    encoders = tmp_path / "encoders"
+    LipReader(len(LIP_POINTS)).save_pretrained(encoders / "lip_reader")
+    assert list(load_encoders(encoders)) == ["lip_reader"]
+    given = load_start(recipe, str(bare), CPU, encoders).pipe.lip_reader
+    own = load_start(recipe, "mini", CPU).pipe.lip_reader
+    assert not any(parameter.requires_grad for reader in (given, own) for parameter in reader.parameters())
+    assert given.units.unique().tolist() == [1.0]
+    assert own.units.min() > 1
+    assert load_component(encoders / "lip_reader", "LipReader", torch.float32)(torch.zeros(2, 3, 96, 96)).shape == (2, 80)

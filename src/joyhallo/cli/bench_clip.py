@@ -44,6 +44,7 @@ class ClipCost:
     num_measured_steps: int
     parts_s: dict[str, float]  # what a clip needs once
     step_s: float  # of a guided one, the median
+    first_step_s: float  # of a guided one that begins with the same noise in all frames; else the same
     plain_step_s: float  # of one without guidance, the median; of a guided one where all are
     guidance_end: float  # share of the way that is guided
     step_parts_s: dict[str, float]  # of one step, by KINDS; measured apart, so the sum is a little more than `step_s`
@@ -56,7 +57,8 @@ class ClipCost:
     def clip_s(self) -> float:
         """All parts and all steps."""
         guided = self.num_guided_steps
-        return sum(self.parts_s.values()) + guided * self.step_s + (self.num_steps - guided) * self.plain_step_s
+        guided_s = self.first_step_s + (guided - 1) * self.step_s if guided else 0.0
+        return sum(self.parts_s.values()) + guided_s + (self.num_steps - guided) * self.plain_step_s
 
     @property
     def num_guided_steps(self) -> int:
@@ -159,7 +161,7 @@ def measure(networks: dict[str, Any], sampling: Sampling, model: str, weights: s
     import torch
 
     from joyhallo.models.latents import decode_latents
-    from joyhallo.sampling.guidance import conditional_half
+    from joyhallo.sampling.guidance import conditional_half, unconditional_frame
 
     clip = Clip.of(networks, sampling)
     for part in networks.values():
@@ -179,10 +181,14 @@ def measure(networks: dict[str, Any], sampling: Sampling, model: str, weights: s
             velocity = network(latents, timestep, conditioning)
             watch("frames decoded", decode_latents, networks["vae"], velocity[0].transpose(0, 1))
         step = lambda: network(latents, timestep, conditioning)  # noqa: E731
-        steps = plain_steps = _steps(step, sampling.num_steps, clock)
+        steps = first_steps = plain_steps = _steps(step, sampling.num_steps, clock)
         if sampling.guided_until < 1:
             conditional = network.condition(conditional_half(inputs))
-            plain_steps = _steps(lambda: network(latents[1:], timestep, conditional), sampling.num_steps, clock)
+            plain = lambda: network(latents[1:], timestep, conditional)  # noqa: E731
+            plain_steps = _steps(plain, sampling.num_steps, clock)
+            if sampling.begins_alike:
+                frame = network.condition(unconditional_frame(inputs))
+                first_steps = _steps(lambda: (plain(), network(latents[:1, :, :1], timestep, frame)), sampling.num_steps, clock)
         memory_gb = _peak_bytes(device) / 1e9
         parts_of_step_s = _by_kind(network, step, clock)
         gflop = _count(network, step)
@@ -197,6 +203,7 @@ def measure(networks: dict[str, Any], sampling: Sampling, model: str, weights: s
         num_measured_steps=len(steps),
         parts_s=watch.seconds,
         step_s=statistics.median(steps),
+        first_step_s=statistics.median(first_steps),
         plain_step_s=statistics.median(plain_steps),
         guidance_end=sampling.guided_until,
         step_parts_s=parts_of_step_s,

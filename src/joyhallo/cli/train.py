@@ -32,7 +32,7 @@ class Choice:
     init: str | None = None
     "Weights to start from: mini, none, a folder of a run, of a converted checkpoint or of Stable Diffusion 1.5."
     encoders: Path | None = None
-    "Folder with other encoders: vae, speech_encoder, identity_encoder, or some of them, and lip_reader."
+    "Folder with other encoders: some of vae, speech_encoder, identity_encoder, lip_reader."
     set: Annotated[list[str], Parameter(name="--set", consume_multiple=True, negative="")] | None = None
     "Change numbers of the recipe: objective.noise_offset=0.1 schedule.num_steps=500 and so on."
     resume: Annotated[bool, Parameter(negative="")] = False

@@ -1,12 +1,13 @@
 """From a picture to everything the networks know about the person."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from joyhallo.conditioning.anatomy import head_yaw_deg, silhouette_box
+from joyhallo.conditioning.closed_lips import are_parted, close_lips
 from joyhallo.conditioning.face import Face, FaceMesh
 from joyhallo.conditioning.identity import IdentityEncoder
 from joyhallo.conditioning.masks import FACE_EXPAND, LIP_EXPAND, face_region, region_masks
@@ -14,6 +15,7 @@ from joyhallo.errors import UserError
 from joyhallo.media.image import resize
 from joyhallo.media.paste import Crop
 from joyhallo.models.conditions import RegionMasks
+from joyhallo.models.lip_reader import LipReader
 
 MIN_FACE_PX = 64
 MAX_YAW_DEG = 45.0
@@ -53,15 +55,24 @@ class Portrait:
     picture: np.ndarray  # [full height, full width, 3] uint8
     crop: Crop | None  # what `pixels` shows of `picture`; None: all of it
     landmarks: np.ndarray  # [K, 3] float32 in pixels of the frame (height H, width W)
+    has_closed_lips: bool = False  # they were parted in the picture that was given
 
 
 def prepare_portrait(
-    image: np.ndarray, face_mesh: FaceMesh, identity: IdentityEncoder, framing: Framing, *, face_index: int | None = None
+    image: np.ndarray,
+    face_mesh: FaceMesh,
+    identity: IdentityEncoder,
+    framing: Framing,
+    *,
+    face_index: int | None = None,
+    lip_reader: LipReader | None = None,
 ) -> Portrait:
     """Finds the face in `image` [H, W, 3] uint8 RGB and prepares all that stays fixed over a video.
 
-    `face_index` chooses among several faces, counted from 0, the largest first. Raises PortraitError when there is no
-    usable face or the choice is open. With `face_share=None` and a square frame the result is the published preprocessing.
+    `face_index` chooses among several faces, counted from 0, the largest first. `lip_reader`: of weights that want portraits
+    with their lips together; where it reads that they are parted, they are closed in the picture. Raises PortraitError when
+    there is no usable face or the choice is open. With `face_share=None` and a square frame the result is the published
+    preprocessing.
     """
     height, width = framing.size
     if height < framing.latent_factor or height % framing.latent_factor or width % framing.latent_factor or width < 1:
@@ -71,17 +82,27 @@ def prepare_portrait(
         )
     face = choose_face(face_mesh.detect(image), image.shape[:2], face_index)
     _check_usable(face)
-    crop, shown, landmarks = None, image, face.landmarks
+    portrait = _framed(image, face.landmarks, identity.embed(image, face), framing)
+    if lip_reader is None or not are_parted(portrait.pixels, portrait.landmarks, lip_reader):
+        return portrait
+    closed, landmarks = close_lips(image, face.landmarks)
+    return replace(_framed(closed, landmarks, portrait.face_embedding, framing), has_closed_lips=True)
+
+
+def _framed(image: np.ndarray, landmarks: np.ndarray, face_embedding: Tensor, framing: Framing) -> Portrait:
+    """The person with `landmarks` [K, 3] in pixels of `image` [H, W, 3] uint8."""
+    height, width = framing.size
+    crop, shown = None, image
     if framing.face_share is not None:
-        crop = frame_crop(face.landmarks, image.shape[:2], framing.size, framing.face_share)
+        crop = frame_crop(landmarks, image.shape[:2], framing.size, framing.face_share)
         shown = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        landmarks = face.landmarks - np.array([crop.left, crop.top, 0], np.float32)
+        landmarks = landmarks - np.array([crop.left, crop.top, 0], np.float32)
     shown_size = (shown.shape[0], shown.shape[1])
     pixels = torch.from_numpy(resize(np.ascontiguousarray(shown), framing.size)).permute(2, 0, 1).float()
     scale = np.array([width / shown_size[1], height / shown_size[0], width / shown_size[1]], np.float32)
     return Portrait(
         pixels=(pixels / 255.0 - 0.5) / 0.5,
-        face_embedding=identity.embed(image, face),
+        face_embedding=face_embedding,
         face_region=face_region(landmarks, shown_size, framing.face_expand, size=framing.size),
         masks=region_masks(
             landmarks,

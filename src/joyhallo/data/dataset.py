@@ -74,7 +74,7 @@ class Dataset:
             return read_clip_frames(part, indices, self._name(i, "mp4"))
 
     def portrait(self, i: int) -> np.ndarray | None:
-        """The picture that a synthetic clip was made from, [S, S, 3] uint8; None for filmed clips."""
+        """The picture that a synthetic clip was made from, its lips closed, [S, S, 3] uint8; None for filmed clips."""
         if not self.has_portrait(i):
             return None
         try:

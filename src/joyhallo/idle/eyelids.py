@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.stretch import source_heights
 
 _RIGHT_BROW, _LEFT_BROW = (46, 53, 52, 65, 55), (276, 283, 282, 295, 285)  # its lower edge
 _UPPER_SHARE, _LOWER_SHARE, _FOLD_SHARE = 0.92, 0.08, 0.25  # of the eye's height that the lines go when it shuts
@@ -92,8 +93,8 @@ def _shut(picture: np.ndarray, eye: _Eye, share: float) -> np.ndarray:
     height = share * (eye.lower - eye.upper)
     fold, upper = eye.fold + _FOLD_SHARE * height, eye.upper + _UPPER_SHARE * height
     lower = eye.lower - _LOWER_SHARE * height
-    above = _between(eye.down, (eye.brow, fold, upper), (eye.brow, eye.fold, eye.upper))
-    below = _between(eye.down, (lower, eye.cheek), (eye.lower, eye.cheek))
+    above = source_heights(eye.down, (eye.brow, fold, upper), (eye.brow, eye.fold, eye.upper))
+    below = source_heights(eye.down, (lower, eye.cheek), (eye.lower, eye.cheek))
     original = picture[eye.window]
     result = original.astype(np.float32)
     for skin, is_inside in ((below, eye.down - lower), (above, upper - eye.down)):
@@ -103,16 +104,3 @@ def _shut(picture: np.ndarray, eye: _Eye, share: float) -> np.ndarray:
         result += (drawn - result) * weights
     unmoved = (height <= 0)[..., None]
     return np.where(unmoved, original, np.clip(np.rint(result), 0, 255).astype(np.uint8))
-
-
-def _between(down: np.ndarray, lines: tuple[np.ndarray, ...], sources: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Where places that are `down` [h, w] came from, when lines moved from `sources` and all between them was stretched.
-
-    Outside the first and the last line nothing moves.
-    """
-    came = down.copy()
-    for first, last, first_source, last_source in zip(lines, lines[1:], sources, sources[1:], strict=False):
-        share = (down - first) / np.maximum(last - first, 1e-3)
-        is_between = (share >= 0) & (share <= 1)
-        came = np.where(is_between, first_source + share * (last_source - first_source), came)
-    return came

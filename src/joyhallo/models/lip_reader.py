@@ -1,4 +1,5 @@
-"""A small network that reads where the lips are in a decoded mouth: a tool of training (`training.lip_reader`).
+"""A small network that reads where the lips are: a tool of training (`training.lip_reader`), and tells which portraits smile
+with parted lips (`conditioning.closed_lips`).
 
 Axes: N pictures, P lip points, S pixels of a side.
 """

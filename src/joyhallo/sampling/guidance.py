@@ -44,18 +44,30 @@ def with_unconditional(inputs: ClipInputs, drops: Collection[str], no_face: Tens
 
 def conditional_half(inputs: ClipInputs) -> ClipInputs:
     """What `with_unconditional` put an unconditional half before."""
+    return _sample(inputs, slice(-1, None))
+
+
+def unconditional_frame(inputs: ClipInputs) -> ClipInputs:
+    """The first frame of the half that `with_unconditional` put before a clip's inputs and that hears nothing."""
+    half = _sample(inputs, slice(0, 1))
+    assert half.audio_tokens is not None, "a clip that hears nothing anyway has one frame"
+    return replace(half, audio_tokens=half.audio_tokens[:, :1], num_blind=inputs.num_blind, num_silent=1)
+
+
+def _sample(inputs: ClipInputs, which: slice) -> ClipInputs:
+    """One of the samples, as if it were neither blind nor silent."""
     seen = inputs.reference
 
-    def last(given: Tensor | None) -> Tensor | None:
-        return None if given is None else given[-1:]
+    def own(given: Tensor | None) -> Tensor | None:
+        return None if given is None else given[which]
 
     return replace(
         inputs,
-        reference=None if seen is None else replace(seen, sites=tuple(site[-1:] for site in seen.sites)),
-        face_tokens=inputs.face_tokens[-1:],
-        audio_tokens=last(inputs.audio_tokens),
-        location=last(inputs.location),
-        portrait_latents=last(inputs.portrait_latents),
+        reference=None if seen is None else replace(seen, sites=tuple(site[which] for site in seen.sites)),
+        face_tokens=inputs.face_tokens[which],
+        audio_tokens=own(inputs.audio_tokens),
+        location=own(inputs.location),
+        portrait_latents=own(inputs.portrait_latents),
         num_blind=0,
         num_silent=0,
     )

@@ -24,6 +24,19 @@ def guided_velocity(velocity: Velocity, scale: float) -> Velocity:
     return guided
 
 
+def alike_velocity(conditional: Velocity, frame: Velocity, scale: float, otherwise: Velocity) -> Velocity:
+    """A guided velocity for clips that begin with the same noise in all frames: there the unconditional half is the same too,
+    but for the place in the clip, and `frame` computes it for one. Frames that differ go the other way."""
+
+    def guided(latents: Tensor, timestep: Tensor) -> Tensor:
+        first = latents[:, :, :1]
+        if not torch.equal(latents, first.expand_as(latents)):
+            return otherwise(latents, timestep)
+        return combine(torch.cat([frame(first, timestep).expand_as(latents), conditional(latents, timestep)]), scale)
+
+    return guided
+
+
 def switched_velocity(first: Velocity, then: Velocity, end: float) -> Velocity:
     """The first velocity for a share `end` of the way from noise (timestep 1000) to picture (0), then the other."""
 

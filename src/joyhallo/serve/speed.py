@@ -32,6 +32,7 @@ class Measured:
 
     fixed_s: float  # computing time of a clip without its steps
     step_s: float  # guided
+    first_step_s: float
     plain_step_s: float
     guidance_end: float  # share of the way that is guided
     clip_s: float  # of video
@@ -147,6 +148,7 @@ class Speed:
             self._measured = Measured(
                 fixed_s=sum(cost["parts_s"].values()),
                 step_s=cost["step_s"],
+                first_step_s=cost["first_step_s"],
                 plain_step_s=cost["plain_step_s"],
                 guidance_end=cost["guidance_end"],
                 clip_s=cost["frames"] / cost["fps"],
@@ -162,5 +164,6 @@ class Speed:
 
 def _foreseen_s(cost: Measured, num_steps: int, speech_s: float) -> float:
     guided = num_guided_steps(num_steps, cost.guidance_end)
-    steps_s = guided * cost.step_s + (num_steps - guided) * cost.plain_step_s
+    guided_s = cost.first_step_s + (guided - 1) * cost.step_s if guided else 0.0
+    steps_s = guided_s + (num_steps - guided) * cost.plain_step_s
     return (cost.fixed_s + steps_s) * speech_s / cost.clip_s

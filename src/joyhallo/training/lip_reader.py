@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from joyhallo.conditioning.anatomy import LIP_POINTS
 from joyhallo.data.batches import mask_depths
 from joyhallo.data.dataset import Dataset, open_datasets
 from joyhallo.data.latents import LatentCache
@@ -23,7 +24,7 @@ from joyhallo.data.pixels import prefer_channels_last
 from joyhallo.models.latents import decode_latents, downscale_factor
 from joyhallo.models.lip_reader import LipReader
 from joyhallo.training.budget import Average, Budget
-from joyhallo.training.mouth import LIP_POINTS, window, window_place
+from joyhallo.training.mouth import window, window_place
 from joyhallo.training.muon import Optimizers
 from joyhallo.weights.hub import bundled_folder
 from joyhallo.weights.pipeline_folder import load_component

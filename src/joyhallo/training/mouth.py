@@ -6,13 +6,12 @@ Axes: B samples, F frames, C channels, h and w the latent place, m cells of the 
 import torch
 from torch import Tensor, nn
 
-from joyhallo.conditioning.anatomy import INNER_LIP_RING, LIP_GAP_PAIRS, LIPS
+from joyhallo.conditioning.anatomy import LIP_GAP_PAIRS, LIP_POINTS
 from joyhallo.models.latents import LatentSpace, decode_unclamped
 from joyhallo.models.lip_reader import LipReader
 from joyhallo.training.critic import Critic
 from joyhallo.training.visible import visible_difference
 
-LIP_POINTS = (*LIPS, *INNER_LIP_RING)  # of the face mesh: those that a lip reader reads
 _UPPER, _LOWER = ([LIP_POINTS.index(pair[side]) for pair in LIP_GAP_PAIRS] for side in (0, 1))
 _SHUT, _OPEN = 0.015, 0.04  # of the window's side: lips that are so near count as shut, and so far apart as open
 _WINDOW = 3 / 8  # of the latents' side: what is decoded around the lips

@@ -161,7 +161,7 @@ def make_mouths(recipe: Recipe, start: Start, device: torch.device) -> Mouths:
     wanted = recipe.objective
     critic = Critic(wanted.critic_weight, device, recipe.seed) if wanted.critic_weight else None
     return Mouths(
-        start.pipe.vae, start.pipe.latent_space, start.lip_reader, wanted.reading_weight, wanted.closed_weight, critic
+        start.pipe.vae, start.pipe.latent_space, start.pipe.lip_reader, wanted.reading_weight, wanted.closed_weight, critic
     )
 
 

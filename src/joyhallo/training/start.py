@@ -8,15 +8,13 @@ import torch
 from torch import nn
 
 from joyhallo.errors import UserError
-from joyhallo.models.lip_reader import LipReader
 from joyhallo.models.networks import Networks
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.training.recipes import Recipe, preset_of
 from joyhallo.weights.pipeline_folder import load_component, read_json
 from joyhallo.weights.start import start_networks
 
-ENCODERS = ("vae", "speech_encoder", "identity_encoder")
-LIP_READER = "lip_reader"
+ENCODERS = ("vae", "speech_encoder", "identity_encoder", "lip_reader")
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,13 @@ class Start:
     pipe: JoyHalloPipeline
     networks: Networks
     report: str  # where the weights come from
-    lip_reader: LipReader | None = None  # a tool of training that came with the encoders
 
 
 def load_start(recipe: Recipe, init: str, device: torch.device, encoders: Path | None = None) -> Start:
     """Build or load what a run starts from (see `weights.start.start_networks` for `init`).
 
-    `encoders`: a folder with one or more of `vae`, `speech_encoder` and `identity_encoder`, which take the place of those that
-    come with `init`, and of `lip_reader`, which a recipe with a reading weight needs.
+    `encoders`: a folder with one or more of `vae`, `speech_encoder`, `identity_encoder` and `lip_reader`, which take the place
+    of those that come with `init`. A recipe with a reading weight needs a lip reader.
 
     Raises:
         UserError: no such weights, or a recipe that has to be given some, or the lip reader.
@@ -45,33 +42,32 @@ def load_start(recipe: Recipe, init: str, device: torch.device, encoders: Path |
         )
     found = start_networks(preset_of(recipe.preset), init, recipe.seed)
     given = load_encoders(encoders) if encoders else {}
-    reader = given.pop(LIP_READER, None)
     wants_reader = recipe.objective.reading_weight or recipe.objective.closed_weight
-    if wants_reader and reader is None:
-        raise UserError(
-            f"objective.reading_weight and closed_weight need a lip reader: give --encoders a folder with the "
-            f"{LIP_READER} that `python -m joyhallo.training.lip_reader` makes, or set them to 0"
-        )
     pipe = JoyHalloPipeline(**found.components | given)
+    if wants_reader and pipe.lip_reader is None:
+        raise UserError(
+            "objective.reading_weight and closed_weight need a lip reader: give --encoders a folder with the "
+            "lip_reader that `python -m joyhallo.training.lip_reader` makes, or set them to 0"
+        )
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             nn.Module.to(part, device).requires_grad_(False).eval()
     for network in (found.networks.reference_network, found.networks.denoising_network):
         network.register_to_config(row_order=recipe.row_order)
-    return Start(pipe, found.networks, found.report, None if reader is None else reader.to(device))
+    return Start(pipe, found.networks, found.report)
 
 
 def load_encoders(folder: Path) -> dict[str, Any]:
-    """The encoders in a folder, and the lip reader, by component.
+    """The encoders in a folder, by component.
 
     Raises:
         UserError: there is none, or one that cannot be loaded.
     """
     found = {}
-    for name in (*ENCODERS, LIP_READER):
+    for name in ENCODERS:
         if (folder / name).is_dir():
             kind = read_json(folder / name / "config.json").get("_class_name", "")
             found[name] = load_component(folder / name, str(kind), torch.float32)
     if not found:
-        raise UserError(f"{folder} holds no encoders: give a folder with some of {', '.join((*ENCODERS, LIP_READER))} in it")
+        raise UserError(f"{folder} holds no encoders: give a folder with some of {', '.join(ENCODERS)} in it")
     return found

@@ -28,7 +28,8 @@ OUR_CLASSES = {
     "LipReader": "joyhallo.models.lip_reader",
 }
 COMPONENTS = ("vae", "reference_network", "denoising_network", "face_projector", "audio_projector", "face_locator")
-COMPONENTS += ("speech_encoder", "scheduler")  # identity_encoder may be absent
+COMPONENTS += ("speech_encoder", "scheduler")
+OPTIONAL_COMPONENTS = ("identity_encoder", "lip_reader")
 FOREIGN_CLASSES = {"AutoencoderKL": "diffusers", "Wav2Vec2Model": "transformers"}
 
 
@@ -80,7 +81,7 @@ def load_components(source: str | Path, dtype: torch.dtype) -> dict[str, Any]:
     for name, value in index.items():
         if name.startswith("_") or value == [None, None]:
             continue
-        if name not in (*COMPONENTS, "identity_encoder") or not (isinstance(value, list) and len(value) == 2):
+        if name not in (*COMPONENTS, *OPTIONAL_COMPONENTS) or not (isinstance(value, list) and len(value) == 2):
             raise UserError(f"{folder / INDEX}: {name!r} is no component: fetch or convert the weights again")
         if name == "scheduler":
             arguments[name] = load_scheduler(folder / name, value[1])
@@ -94,8 +95,8 @@ def load_components(source: str | Path, dtype: torch.dtype) -> dict[str, Any]:
 
 def _dtype_of(class_name: str, dtype: torch.dtype) -> torch.dtype:
     """A component's element type: our own autoencoder, which is small, stays float32 beside bf16, whose rounding flickers from
-    frame to frame (0.065 grey levels outside the mouth with it, 0.038 without)."""
-    return torch.float32 if class_name == "PatchAutoencoder" and dtype == torch.bfloat16 else dtype
+    frame to frame (0.065 grey levels outside the mouth with it, 0.038 without); a lip reader measures fractions of a pixel."""
+    return torch.float32 if class_name in ("PatchAutoencoder", "LipReader") and dtype == torch.bfloat16 else dtype
 
 
 def load_scheduler(folder: Path, class_name: str) -> Any:  # noqa: ANN401

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.lips import lip_gap
 from joyhallo.data.synthesis import motion
 
 # Savitzky-Golay, window 5, order 2: removes the tracker's jitter and keeps quick closures.
@@ -72,7 +73,7 @@ def read_gesture(points: np.ndarray, template: np.ndarray) -> Gesture:
     gaps = canonical[:, list(anatomy.INNER_LOWER_LIP), 1] - canonical[:, list(anatomy.INNER_UPPER_LIP), 1]
     mouth_corners = canonical[:, anatomy.RIGHT_MOUTH_CORNER], canonical[:, anatomy.LEFT_MOUTH_CORNER]
     # Rest: the twelve frames most like the median of those with the mouth most nearly shut.
-    measures = np.stack([motion.lip_gap(canonical), np.linalg.norm(mouth_corners[0] - mouth_corners[1], axis=-1)], 1)
+    measures = np.stack([lip_gap(canonical), np.linalg.norm(mouth_corners[0] - mouth_corners[1], axis=-1)], 1)
     is_shut = measures[:, 0] <= np.percentile(measures[:, 0], 35)
     rest = np.argsort(np.abs(measures - np.median(measures[is_shut], 0)).sum(1))[:12]
     mean_rotation = _mean_rotation(poses.rotation)

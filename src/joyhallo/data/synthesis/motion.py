@@ -18,12 +18,6 @@ def fit_pose(points: np.ndarray, template: np.ndarray) -> Similarity:
     return fit_similarity(template[rigid].astype(np.float64), points[..., rigid, :].astype(np.float64))
 
 
-def lip_gap(canonical: np.ndarray) -> np.ndarray:
-    """Opening between the inner lips of canonical points [..., N, 3], centimetres [...]."""
-    upper, lower = ([pair[side] for pair in anatomy.LIP_GAP_PAIRS] for side in (0, 1))
-    return (canonical[..., lower, 1] - canonical[..., upper, 1]).mean(-1)
-
-
 def rigid_free(points: np.ndarray, template: np.ndarray) -> tuple[np.ndarray, Similarity]:
     """Points [F, 478, 3] of one person → canonical points [F, 478, 3] and the poses of all frames.
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from joyhallo.conditioning.anatomy import silhouette_box
 from joyhallo.conditioning.face import FaceMesh
+from joyhallo.conditioning.lips import closed_mouth, lip_gap
 from joyhallo.conditioning.portrait import PortraitError, choose_face
 from joyhallo.conditioning.similarity import Similarity
 from joyhallo.data.heldout import is_held_out_person, person_of
 from joyhallo.data.synthesis import motion
 from joyhallo.data.synthesis.canonical import CanonicalMesh
-from joyhallo.data.synthesis.lips import closed_mouth
 from joyhallo.data.synthesis.teeth import Teeth, is_natural, read_teeth
 from joyhallo.errors import UserError
 from joyhallo.media.files import written_whole
@@ -103,7 +103,7 @@ def _fault(points: np.ndarray, pose: Similarity, canonical: np.ndarray, size_px:
     """Why a face would look wrong when it is stretched: beyond these limits it does. (None, "") when there is nothing."""
     yaw = float(np.degrees(np.arcsin(np.clip(pose.rotation[0, 2], -1, 1))))
     roll = float(np.degrees(np.arctan2(pose.rotation[1, 0], pose.rotation[0, 0])))
-    opening = float(motion.lip_gap(canonical))
+    opening = float(lip_gap(canonical))
     box = silhouette_box(points)
     side = float((box[2:] - box[:2]).max())
     if abs(yaw) > MAX_YAW_DEG:

@@ -141,7 +141,7 @@ class Studio:
             sync_confidence=None,
         )
         frames: Iterator[np.ndarray] = (finish(portrait.render(frame)) for frame in placed)
-        write_sample(cast.work / "clips", facts, annotations, frames, picture)
+        write_sample(cast.work / "clips", facts, annotations, frames, finish(portrait.with_closed_lips()))
         return plan.key
 
     def _portrait(self, still: Still, random: np.random.Generator) -> TalkingPortrait:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.lips import lip_gap
 from joyhallo.conditioning.similarity import Similarity
 from joyhallo.data.synthesis import motion
 
@@ -68,7 +69,7 @@ def read_teeth(image: np.ndarray, points: np.ndarray, template: np.ndarray, shut
     """
     pose = motion.fit_pose(points, template)
     canonical = pose.undo(points.astype(np.float64))
-    opening = float(motion.lip_gap(canonical))
+    opening = float(lip_gap(canonical))
     if pose.scale < _MIN_PX_PER_CM or not _SMALLEST_SMILE_CM <= opening <= _LARGEST_SMILE_CM:
         return None
     middle = (shut[13] + shut[14]) / 2

@@ -10,11 +10,21 @@ import numpy as np
 
 from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.anatomy import SILHOUETTE
+from joyhallo.conditioning.closed_lips import close_lips
+from joyhallo.conditioning.lips import (
+    INNER_LOWER,
+    INNER_PAIRS,
+    INNER_UPPER,
+    PARTED_CM,
+    closed_mouth,
+    lip_gap,
+    settle_lip_line,
+    without_teeth,
+)
 from joyhallo.conditioning.similarity import Similarity
 from joyhallo.data.synthesis import motion
 from joyhallo.data.synthesis.canonical import CanonicalMesh
 from joyhallo.data.synthesis.gestures import Gesture
-from joyhallo.data.synthesis.lips import INNER_LOWER, INNER_PAIRS, INNER_UPPER, closed_mouth, settle_lip_line, without_teeth
 from joyhallo.data.synthesis.mouth import MouthLook, paint_inside
 from joyhallo.data.synthesis.raster import (
     Patches,
@@ -36,7 +46,6 @@ _EYES = (
     (anatomy.LEFT_EYE, motion.LEFT_EYE_UPPER, motion.LEFT_EYE_LOWER, anatomy.LEFT_EYE_FOLD),
 )
 _NOSTRILS = (48, 64, 98, 97, 2, 326, 327, 294, 278, 4)  # where the nose hides some of the lip behind it
-_SHUT_CM = 0.12  # lips nearer than this are shut
 _SAMPLES = 3  # a pixel and direction, around lips and lids
 _SEAM = 0.45  # how dark the line between shut lips is that the picture does not show
 
@@ -63,8 +72,8 @@ class TalkingPortrait:
         self.image, self.size = image, image.shape[0]
         self.points = points.astype(np.float64).copy()
         self.pose = motion.fit_pose(self.points, mesh.vertices)
-        self.opening = float(motion.lip_gap(self.pose.undo(self.points)))
-        self._is_shut = self.opening < _SHUT_CM
+        self.opening = float(lip_gap(self.pose.undo(self.points)))
+        self._is_shut = self.opening < PARTED_CM
         if self._is_shut:
             settle_lip_line(self.image, self.points, self.pose.scale)
         self.canonical = self.pose.undo(self.points)
@@ -81,6 +90,10 @@ class TalkingPortrait:
         """This portrait, with a strip of teeth to show; `is_own`: read from this very picture, in its light."""
         self.look = replace(self.look, teeth=teeth, has_own_teeth=is_own)
         return self
+
+    def with_closed_lips(self) -> np.ndarray:
+        """The picture with its lips together, as portraits are shown to the networks: RGB [S, S, 3] uint8."""
+        return self.image if self._is_shut else close_lips(self.image, self.points)[0]
 
     def _prepare_outside(self) -> None:
         """Points around the face that follow it less and less, fixed ones on the border, and triangles between them."""

@@ -19,9 +19,16 @@ _LOWER_COLUMNS = (
     (95, 96, 77, 146), (88, 89, 90, 91), (178, 179, 180, 181), (87, 86, 85, 84), (14, 15, 16, 17),
     (317, 316, 315, 314), (402, 403, 404, 405), (318, 319, 320, 321), (324, 325, 307, 375),
 )  # fmt: skip
+PARTED_CM = 0.12  # lips that are nearer are shut
 _LEAST_INSET_CM, _MARGIN_CM = 0.12, 0.06
 _DEEPEST = 0.6  # of the lip's thickness
 _CLEARLY_BRIGHTER = 20.0  # teeth than lips, in 0..255: otherwise there are none to keep out
+
+
+def lip_gap(canonical: np.ndarray) -> np.ndarray:
+    """Opening between the inner lips of canonical points [..., N, 3], centimetres [...]."""
+    upper, lower = ([pair[side] for pair in anatomy.LIP_GAP_PAIRS] for side in (0, 1))
+    return (canonical[..., lower, 1] - canonical[..., upper, 1]).mean(-1)
 
 
 def closed_mouth(canonical: np.ndarray) -> np.ndarray:

@@ -1,0 +1,165 @@
+"""Parted lips brought together in a picture."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.closed_lips import are_parted, close_lips
+from joyhallo.conditioning.face import Face
+from joyhallo.conditioning.portrait import Framing, prepare_portrait
+from joyhallo.conditioning.stretch import source_heights
+from joyhallo.models.lip_reader import LipReader
+
+SIZE, EYES = 256, 89  # pixels: one is a tenth of a millimetre of an average face
+WHITE, LIP, SKIN = (245, 245, 240), (180, 60, 70), (200, 160, 140)
+
+
+def face(gap: float, roll_deg: float = 0.0) -> np.ndarray:
+    """Points [468, 3] of a face whose lips are `gap` pixels apart in the middle, around (128, 128)."""
+    points = np.zeros((468, 3), np.float32)
+    points[:, :2] = (0, -20)
+    points[anatomy.RIGHT_EYE_OUTER, 0], points[anatomy.LEFT_EYE_OUTER, 0] = -EYES / 2, EYES / 2
+    points[2, :2], points[anatomy.CHIN, :2] = (0, 20), (0, 85)
+    for upper, lower, height, reach in (
+        (anatomy.OUTER_UPPER_LIP, anatomy.OUTER_LOWER_LIP, 16 + gap, 28),
+        (anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP, gap, 24),
+    ):
+        across = np.linspace(-1, 1, 11)
+        for numbers, side in ((upper, -0.5), (lower, 0.5)):
+            for number, x in zip(numbers, across, strict=True):
+                points[number, :2] = (reach * x, 45 + side * height * np.sqrt(1 - x * x))
+    turn = np.radians(roll_deg)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    points[:, :2] = points[:, :2] @ rotation.T + (SIZE / 2, SIZE / 2 - 20)
+    return points
+
+
+def drawn(points: np.ndarray, inside: tuple[int, int, int] = WHITE) -> np.ndarray:
+    """A face of skin with red lips and teeth between them."""
+    picture = np.full((SIZE, SIZE, 3), SKIN, np.uint8)
+    outer = points[[*anatomy.OUTER_UPPER_LIP, *anatomy.OUTER_LOWER_LIP[-2:0:-1]], :2]
+    for ring, colour in ((outer, LIP), (points[list(anatomy.INNER_LIP_RING), :2], inside)):
+        cv2.fillPoly(picture, [np.round(ring * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+    return picture
+
+
+def num_white(picture: np.ndarray) -> int:
+    return int((picture.min(-1) > 215).sum())
+
+
+@pytest.mark.parametrize("roll_deg", [0.0, 12.0])
+def test_teeth_are_gone_and_lips_meet(roll_deg):
+    points = face(9, roll_deg)
+    picture = drawn(points)
+    assert num_white(picture) > 250
+    closed, shut = close_lips(picture, points)
+    assert num_white(closed) == 0
+    gap = np.linalg.norm(shut[list(anatomy.INNER_UPPER_LIP), :2] - shut[list(anatomy.INNER_LOWER_LIP), :2], axis=1)
+    assert gap.max() < 0.5
+    redness = closed[..., 0].astype(int) - closed[..., 1]
+    assert (redness > 90).sum() > 600  # both lips are still there
+
+
+def test_what_is_not_around_the_mouth_is_as_it_was():
+    points = face(9)
+    picture = drawn(points)
+    picture[::4, ::4] = np.random.default_rng(0).integers(0, 200, picture[::4, ::4].shape)
+    given = picture.copy()
+    closed, shut = close_lips(picture, points)
+    assert np.array_equal(picture, given)
+    changed = (closed != picture).any(-1)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    corners = points[[61, 291], 0]
+    assert corners.min() - 13 <= columns[0]
+    assert columns[-1] <= corners.max() + 13
+    assert points[2, 1] - 7 <= rows[0]
+    assert rows[-1] <= points[anatomy.CHIN, 1] + 11
+    eyes = [anatomy.RIGHT_EYE_OUTER, anatomy.LEFT_EYE_OUTER]
+    assert np.allclose(shut[eyes], points[eyes], atol=1e-3)
+
+
+def test_a_mouth_at_the_border_of_the_picture():
+    points = face(9)
+    picture = drawn(points)[:160, 100:150]
+    closed, _ = close_lips(picture, points - [100, 0, 0])
+    assert closed.shape == picture.shape
+
+
+class Measured(LipReader):
+    """Sees the lips of given points in the frame's middle, `apart` times as far apart as they are."""
+
+    def __init__(self, points: np.ndarray, apart: float) -> None:
+        super().__init__(len(anatomy.LIP_POINTS))
+        self.places = points[list(anatomy.LIP_POINTS), :2].copy()
+        self.places[len(anatomy.LIPS) :, 1] = (self.places[len(anatomy.LIPS) :, 1] - 153) * apart + 153
+        self.middle = self.places.mean(0)
+
+    def forward(self, mouths: torch.Tensor) -> torch.Tensor:
+        assert mouths.shape == (5, 3, 96, 96)
+        return torch.from_numpy(self.places - self.middle).flatten()[None].expand(5, -1)
+
+
+@pytest.mark.parametrize(
+    ("gap_px", "inside", "parted"),
+    [(2.0, WHITE, False), (3.5, WHITE, True), (3.5, LIP, False), (4.2, LIP, False), (5.5, LIP, True)],
+)
+def test_parted_lips_have_teeth_between_them_or_are_far_apart(gap_px, inside, parted):
+    # EYES pixels are 8.9 cm, so a pixel is a millimetre; the mean of the pairs that are measured is 0.95 of the middle.
+    points = face(gap_px)
+    pixels = torch.from_numpy(drawn(points, inside)).permute(2, 0, 1) / 127.5 - 1
+    assert are_parted(pixels, points, Measured(points, 1.0)) is parted
+
+
+def test_only_what_the_reader_sees_is_parted():
+    points = face(6)
+    pixels = torch.from_numpy(drawn(points)).permute(2, 0, 1) / 127.5 - 1
+    assert are_parted(pixels, points, Measured(points, 1.0))
+    assert not are_parted(pixels, points, Measured(points, 0.2))
+
+
+def test_a_larger_frame_is_shown_to_the_reader_as_it_knows_them():
+    points = face(6)
+    pixels = torch.from_numpy(cv2.resize(drawn(points), (512, 512))).permute(2, 0, 1) / 127.5 - 1
+    assert are_parted(pixels, points * 2, Measured(points, 1.0))
+    assert not are_parted(pixels, points * 2, Measured(points, 0.2))
+
+
+def test_skin_between_lines_is_stretched_and_beyond_them_stays():
+    heights = np.linspace(0, 10, 11)[None]
+    lines = tuple(np.full((1, 11), value) for value in (2.0, 6.0, 8.0))
+    sources = tuple(np.full((1, 11), value) for value in (2.0, 4.0, 8.0))
+    came = source_heights(heights, lines, sources)[0]
+    assert came.tolist() == [0, 1, 2, 2.5, 3, 3.5, 4, 6, 8, 9, 10]
+
+
+class Fixed:
+    """Identity of the picture's mean, and a face mesh that finds one known face."""
+
+    def __init__(self, points: np.ndarray) -> None:
+        self.points = points
+
+    def detect(self, _picture: np.ndarray) -> list[Face]:
+        return [Face(1.0, np.array([60, 40, 190, 230], np.float32), self.points)]
+
+    def embed(self, picture: np.ndarray, _face: Face) -> torch.Tensor:
+        return torch.tensor([picture.astype(float).mean()])
+
+
+def test_a_portrait_with_parted_lips_is_prepared_with_closed_ones():
+    points = face(6)
+    outline = np.linspace(0, 2 * np.pi, len(anatomy.SILHOUETTE), endpoint=False)
+    points[list(anatomy.SILHOUETTE), :2] = np.stack([128 + 60 * np.sin(outline), 125 - 70 * np.cos(outline)], 1)
+    picture, fixed = drawn(points), Fixed(points)
+    framing = Framing((256, 256), 16, face_share=None)
+    as_is = prepare_portrait(picture, fixed, fixed, framing)
+    shut = prepare_portrait(picture, fixed, fixed, framing, lip_reader=Measured(points, 0.2))
+    closed = prepare_portrait(picture, fixed, fixed, framing, lip_reader=Measured(points, 1.0))
+    assert [portrait.has_closed_lips for portrait in (as_is, shut, closed)] == [False, False, True]
+    assert np.array_equal(shut.picture, picture)
+    expected = close_lips(picture, points)
+    assert np.array_equal(closed.picture, expected[0])
+    assert np.array_equal(closed.landmarks, expected[1])
+    assert torch.equal(closed.pixels, torch.from_numpy(expected[0]).permute(2, 0, 1).float() / 127.5 - 1)
+    assert torch.equal(closed.face_embedding, as_is.face_embedding)  # of the picture as it was given
