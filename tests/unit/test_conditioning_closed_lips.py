@@ -119,6 +119,12 @@ def test_only_what_the_reader_sees_is_parted():
     assert not are_parted(pixels, points, Measured(points, 0.2))
 
 
+@pytest.mark.parametrize(("gap_px", "parted"), [(1.0, False), (1.5, True)])
+def test_a_mesh_with_irises_is_believed(gap_px, parted):
+    points = np.concatenate([face(gap_px), np.full((10, 3), 88, np.float32)])
+    assert are_parted(torch.zeros(3, 256, 256), points, Measured(face(9), 1.0)) is parted
+
+
 def test_a_larger_frame_is_shown_to_the_reader_as_it_knows_them():
     points = face(6)
     pixels = torch.from_numpy(cv2.resize(drawn(points), (512, 512))).permute(2, 0, 1) / 127.5 - 1

@@ -14,34 +14,39 @@ from torch import Tensor
 from torch.nn import functional
 
 from joyhallo.conditioning import anatomy
-from joyhallo.conditioning.lips import INNER_LOWER, INNER_UPPER, closed_mouth, without_teeth
+from joyhallo.conditioning.lips import INNER_LOWER, INNER_UPPER, PARTED_CM, closed_mouth, lip_gap, without_teeth
 from joyhallo.conditioning.similarity import Similarity
 from joyhallo.conditioning.stretch import source_heights
 from joyhallo.models.lip_reader import LipReader
 
+_NUM_UNSURE = 468  # points of the older mesh
 _WINDOW = 3 / 8  # of a frame's side: what a lip reader is shown
 _MOVED = ((0, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))  # windows whose readings are averaged,
 _MOVED_BY = 1 / 24  # of a window's side apart
-_PARTED_CM, _CLEARLY_PARTED_CM = 0.25, 0.45
+_SEEN_CM, _CLEARLY_CM = 0.25, 0.45
 _LEAST_TEETH = 0.02  # of the mouth. With these: 95 % of 83 portraits with parted lips, 1 of 115 with shut ones
 _BRIGHTER, _LESS_RED = 20, 4  # teeth than lips: L and a of CIELAB, in 0..255
 _EYES_CM = 8.9  # between their outer corners
 _BESIDE_CM, _ABOVE_CM, _BELOW_CM = 1.2, 0.6, 1.0  # skin around the lips that is stretched, at least
 _NOSE_BASE = 2
 _CORNERS = (anatomy.RIGHT_MOUTH_CORNER, anatomy.LEFT_MOUTH_CORNER)
-_SEAM, _SEAM_CM = 0.45, 0.05  # how dark and how wide the line is where lips have met
+_SEAM, _SEAM_CM = 0.25, 0.05  # how dark and how wide the line is where lips have met
 _PAST_CM = 0.5  # of that line: how far each lip goes on behind the other
 
 
 def are_parted(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> bool:
-    """Whether the lips of a frame [3, S, S] in [-1, 1] are apart: read so and with teeth between them, or clearly.
+    """Whether the lips of a frame [3, S, S] in [-1, 1] are apart.
 
-    The mesh alone [K, 3] is unsure: its older form of 468 points finds shut lips up to 0.5 cm apart.
+    The mesh of 478 points tells. That of 468 finds shut lips up to 0.5 cm apart: there a reader must see them apart, clearly or
+    with teeth between them.
     """
-    places, pose = _read_lips(pixels, landmarks, reader), _upright(landmarks)
+    pose = _upright(landmarks.astype(np.float64))
+    if len(landmarks) > _NUM_UNSURE:
+        return float(lip_gap(pose.undo(landmarks.astype(np.float64)))) >= PARTED_CM
+    places = _read_lips(pixels, landmarks, reader)
     upper, lower = ([anatomy.LIP_POINTS.index(pair[of]) for pair in anatomy.LIP_GAP_PAIRS] for of in (0, 1))
     gap_cm = float((places[lower] - places[upper]).mean(0) @ pose.rotation[:2, 1]) / pose.scale
-    return gap_cm >= _CLEARLY_PARTED_CM or (gap_cm >= _PARTED_CM and _share_of_teeth(pixels, places) >= _LEAST_TEETH)
+    return gap_cm >= _CLEARLY_CM or (gap_cm >= _SEEN_CM and _share_of_teeth(pixels, places) >= _LEAST_TEETH)
 
 
 @torch.no_grad()
