@@ -119,6 +119,17 @@ def test_only_what_the_reader_sees_is_parted():
     assert not are_parted(pixels, points, Measured(points, 0.2))
 
 
+@pytest.mark.parametrize("part", [(slice(60, 250), slice(0, 256)), (slice(0, 256), slice(30, 226))])
+def test_a_frame_that_is_not_square(part):
+    points = face(6)
+    pixels = torch.from_numpy(drawn(points)[part]).permute(2, 0, 1) / 127.5 - 1
+    moved = points - [part[1].start, part[0].start, 0]
+    side = round(3 / 8 * min(pixels.shape[1:]))
+    reader = Measured(points, 1.0)
+    reader.units *= 96 / side
+    assert are_parted(pixels, moved, reader)
+
+
 @pytest.mark.parametrize(("gap_px", "parted"), [(1.0, False), (1.5, True)])
 def test_a_mesh_with_irises_is_believed(gap_px, parted):
     points = np.concatenate([face(gap_px), np.full((10, 3), 88, np.float32)])

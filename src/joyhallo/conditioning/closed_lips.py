@@ -20,7 +20,7 @@ from joyhallo.conditioning.stretch import source_heights
 from joyhallo.models.lip_reader import LipReader
 
 _NUM_UNSURE = 468  # points of the older mesh
-_WINDOW = 3 / 8  # of a frame's side: what a lip reader is shown
+_WINDOW = 3 / 8  # of a frame's shorter side: what a lip reader is shown
 _MOVED = ((0, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))  # windows whose readings are averaged,
 _MOVED_BY = 1 / 24  # of a window's side apart
 _SEEN_CM, _CLEARLY_CM = 0.25, 0.45
@@ -35,7 +35,7 @@ _PAST_CM = 0.5  # of that line: how far each lip goes on behind the other
 
 
 def are_parted(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> bool:
-    """Whether the lips of a frame [3, S, S] in [-1, 1] are apart.
+    """Whether the lips of a frame [3, H, W] in [-1, 1] are apart.
 
     The mesh of 478 points tells. That of 468 finds shut lips up to 0.5 cm apart: there a reader must see them apart, clearly or
     with teeth between them.
@@ -51,12 +51,13 @@ def are_parted(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> bool
 
 @torch.no_grad()
 def _read_lips(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> np.ndarray:
-    """The lip points [P, 2] of a frame [3, S, S], in its pixels."""
-    side = round(_WINDOW * pixels.shape[-1])
+    """The lip points [P, 2] of a frame [3, H, W], in its pixels."""
+    height, width = pixels.shape[1:]
+    side = round(_WINDOW * min(height, width))
     size, like = reader.config["size_px"], reader.units
     middle = landmarks[list(anatomy.LIP_POINTS), :2].mean(0) - side / 2
     begins = np.round(middle + np.array(_MOVED) * _MOVED_BY * side)
-    begins = np.clip(begins, 0, pixels.shape[-1] - side).astype(int)
+    begins = np.clip(begins, 0, [width - side, height - side]).astype(int)
     windows = torch.stack([pixels[:, top : top + side, left : left + side] for left, top in begins])
     shown = functional.interpolate(windows, size=(size, size), mode="bilinear", antialias=True).to(like)
     places = (reader(shown) * like).unflatten(1, (-1, 2)).float().cpu().numpy() * side / size
@@ -82,9 +83,10 @@ def close_lips(picture: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, 
     `landmarks` [K, 3] of the face mesh as it is, in pixels of the picture.
     """
     points = landmarks.astype(np.float64)
-    window = _window(points, _upright(points), (picture.shape[0], picture.shape[1]))
+    pose = _upright(points)
+    shut = pose.apply(closed_mouth(pose.undo(points))).astype(np.float32)
+    window = _window(points, pose, (picture.shape[0], picture.shape[1]))
     part = np.ascontiguousarray(picture[window])
-    shut = _upright(points).apply(closed_mouth(_upright(points).undo(points))).astype(np.float32)
     points -= [window[1].start, window[0].start, 0]
     pose = _upright(points)
     x, y = _places(pose, part)
