@@ -153,15 +153,15 @@ def test_expected_times_come_from_a_measurement_and_finished_videos_correct_them
     jobs = page.jobs
     assert [text for text, _ in page.qualities(0.0, ENGLISH)] == [ENGLISH[n].format(k) for n, k in page.steps().items()]
     page.speed.keep(MEASURED)
-    assert page.speed.expected_s(4, 10.0) == pytest.approx((1.0 + 2 * 0.6 + 2 * 0.4) * 10.0 / 0.5)
-    assert page.speed.expected_s(1, 10.0) == pytest.approx((1.0 + 0.6) * 10.0 / 0.5)
-    assert next(text for text, _ in page.qualities(2.0, ENGLISH)) == "Quick: 2 steps per clip · about 8.0 s for this speech"
+    assert page.speed.expected_s(4, 10.0) == pytest.approx((1.0 + 0.5 + 0.6 + 2 * 0.4) * 10.0 / 0.5)
+    assert page.speed.expected_s(1, 10.0) == pytest.approx((1.0 + 0.5) * 10.0 / 0.5)
+    assert next(text for text, _ in page.qualities(2.0, ENGLISH)) == "Quick: 2 steps per clip · about 7.6 s for this speech"
     assert ENGLISH["measured"] in page.quality_note(ENGLISH)
     speech = write_speech(tmp_path / "speech.wav", 2.0)
     ticket = None
     for took_s, settings in ((60.0, {"steps": 4}), (1e6, {"steps": 4, "guidance": 1.0}), (1e6, {})):
         ticket = _finished(jobs, Asked(PORTRAIT, speech, 2.0, "a", Consent(is_given=True), settings), took_s)
-    assert Speed(jobs).expected_s(4, 10.0) == pytest.approx(60.0 * 10 / 2)  # for 2 s of video 12 s were foreseen, 60 s taken
+    assert Speed(jobs).expected_s(4, 10.0) == pytest.approx(60.0 * 10 / 2)  # for 2 s of video 11.6 s were foreseen, 60 s taken
     other = json.loads((jobs.settings.folder / "speed.json").read_text())
     other["made_by"]["model"] = "another"
     (jobs.settings.folder / "speed.json").write_text(json.dumps(other))
