@@ -11,13 +11,16 @@ import torch
 
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.portrait import Portrait
+from joyhallo.data.framing import FaceCrop
+from joyhallo.data.pixels import to_network
 from joyhallo.data.synthesis.canonical import CanonicalMesh, read_canonical_mesh
 from joyhallo.data.synthesis.stills import Still
 from joyhallo.device import choose_device, choose_dtype, dtype_name, usual_linear_kernel
 from joyhallo.errors import UserError
 from joyhallo.idle.liveliness import Liveliness
 from joyhallo.media.files import written_whole
-from joyhallo.media.image import read_image, resize
+from joyhallo.media.image import read_image
+from joyhallo.media.paste import Crop
 from joyhallo.models.kernels import choose_linear_kernel
 from joyhallo.output import Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline, Options
@@ -142,21 +145,21 @@ class Maker:
         return Trace.load(kept)
 
     def _make(self, job: Job) -> Trace:
-        portrait = self.pipe.portrait(in_style(read_image(job.still.path), job.style))
+        picture, portrait = self._portrait(job)
         begun = time.process_time()
         speech = self.pipe.speech(job.saying.speech)
         frames = np.concatenate([clip.frames for clip in self.pipe.stream(portrait, speech, Options())])
         spent_s = time.process_time() - begun
         idle = self.pipe.idle_motion(speech)
         still = self.pipe.still(portrait)
-        given = self._as_given(job, portrait)
+        given = self._as_given(picture, portrait)
         video = self.video_of(job)
         video.parent.mkdir(parents=True, exist_ok=True)
         with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, still, idle) as writer:
             for frame in frames:
                 writer.write(frame)
         if still is not None:
-            unmoved = self.pipe.still(replace(portrait, pixels=torch.from_numpy(given).permute(2, 0, 1) / 127.5 - 1))
+            unmoved = self.pipe.still(replace(portrait, pixels=to_network(given[None])[0]))
             assert unmoved is not None, "there was one of the portrait with its lips closed"
             given = unmoved
         if idle is not None:
@@ -164,12 +167,16 @@ class Maker:
             frames = np.stack([lively.apply(frame, number) for number, frame in enumerate(frames)])
         return trace(frames, given, self.tools, spent_s)
 
-    def _as_given(self, job: Job, portrait: Portrait) -> np.ndarray:
-        """What the frames show of the picture, [S, S, 3] uint8, its lips as they are in it."""
-        picture, crop = in_style(read_image(job.still.path), job.style), portrait.crop
-        if crop is not None:
-            picture = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        return resize(np.ascontiguousarray(picture), (self.size_px, self.size_px))
+    def _portrait(self, job: Job) -> tuple[np.ndarray, Portrait]:
+        """The picture of a job, and who is in it."""
+        pipe = self.pipe
+        picture = in_style(read_image(job.still.path), job.style)
+        return picture, pipe.portrait(picture)
+
+    def _as_given(self, picture: np.ndarray, portrait: Portrait) -> np.ndarray:
+        """What the frames show of the picture [H, W, 3], [S, S, 3] uint8, its lips as they are in it."""
+        crop = portrait.crop or Crop(0, 0, *picture.shape[:2])
+        return FaceCrop(crop, self.size_px).cut(picture)
 
     def filmed(self, saying: Saying) -> Trace:
         """The real clip, measured in the same way."""
@@ -185,7 +192,7 @@ class Maker:
         kept = self.sources.work / f"engine-{VERSION}" / f"{job.name}.npy"
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            shown = self._as_given(job, self.pipe.portrait(in_style(read_image(job.still.path), job.style)))
+            shown = self._as_given(*self._portrait(job))
             points = engine_points(shown, job.saying, tracked_file(self.sources.work, job.saying.film), self.tools)
             with written_whole(kept, "points", UserError) as temporary, temporary.open("wb") as file:
                 np.save(file, points)

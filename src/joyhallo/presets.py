@@ -64,6 +64,12 @@ def num_guided_steps(num_steps: int, guidance_end: float) -> int:
     return sum(step / num_steps < guidance_end for step in range(num_steps))
 
 
+def time_of_steps(num_steps: int, guidance_end: float, first_s: float, guided_s: float, plain_s: float) -> float:
+    """Seconds of so many steps: the first and the others that are guided, and those that are not."""
+    guided = num_guided_steps(num_steps, guidance_end)
+    return (first_s + (guided - 1) * guided_s if guided else 0.0) + (num_steps - guided) * plain_s
+
+
 @dataclass(frozen=True)
 class Preset:
     """The configurations of one system's networks, as keyword arguments of their classes, and how they are sampled."""

@@ -12,7 +12,7 @@ from joyhallo.conditioning.portrait import Framing, prepare_portrait
 from joyhallo.conditioning.stretch import source_heights
 from joyhallo.models.lip_reader import LipReader
 
-SIZE, EYES = 256, 89  # pixels: one is a tenth of a millimetre of an average face
+SIZE, EYES = 256, 89  # pixels: one is a millimetre of an average face
 WHITE, LIP, SKIN = (245, 245, 240), (180, 60, 70), (200, 160, 140)
 
 

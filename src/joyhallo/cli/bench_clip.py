@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from joyhallo.presets import num_guided_steps
+from joyhallo.presets import num_guided_steps, time_of_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,9 +56,8 @@ class ClipCost:
     @property
     def clip_s(self) -> float:
         """All parts and all steps."""
-        guided = self.num_guided_steps
-        guided_s = self.first_step_s + (guided - 1) * self.step_s if guided else 0.0
-        return sum(self.parts_s.values()) + guided_s + (self.num_steps - guided) * self.plain_step_s
+        times = self.first_step_s, self.step_s, self.plain_step_s
+        return sum(self.parts_s.values()) + time_of_steps(self.num_steps, self.guidance_end, *times)
 
     @property
     def num_guided_steps(self) -> int:

@@ -7,6 +7,8 @@ moves.
 Axes: K mesh points, h and w of the window that changes. Lengths are centimetres of the average face, its eyes level.
 """
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import torch
@@ -17,10 +19,10 @@ from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.lips import INNER_LOWER, INNER_UPPER, PARTED_CM, closed_mouth, lip_gap, without_teeth
 from joyhallo.conditioning.similarity import Similarity
 from joyhallo.conditioning.stretch import source_heights
-from joyhallo.models.lip_reader import LipReader
+from joyhallo.models.latents import to_frames
+from joyhallo.models.lip_reader import WINDOW, LipReader
 
 _NUM_UNSURE = 468  # points of the older mesh
-_WINDOW = 3 / 8  # of a frame's shorter side: what a lip reader is shown
 _MOVED = ((0, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))  # windows whose readings are averaged,
 _MOVED_BY = 1 / 24  # of a window's side apart
 _SEEN_CM, _CLEARLY_CM = 0.25, 0.45
@@ -40,12 +42,13 @@ def are_parted(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> bool
     The mesh of 478 points tells. That of 468 finds shut lips up to 0.5 cm apart: there a reader must see them apart, clearly or
     with teeth between them.
     """
-    pose = _upright(landmarks.astype(np.float64))
-    if len(landmarks) > _NUM_UNSURE:
-        return float(lip_gap(pose.undo(landmarks.astype(np.float64)))) >= PARTED_CM
+    points = landmarks.astype(np.float64)
+    pose = _upright(points)
+    if len(points) > _NUM_UNSURE:
+        return float(lip_gap(pose.undo(points))) >= PARTED_CM
     places = _read_lips(pixels, landmarks, reader)
-    upper, lower = ([anatomy.LIP_POINTS.index(pair[of]) for pair in anatomy.LIP_GAP_PAIRS] for of in (0, 1))
-    gap_cm = float((places[lower] - places[upper]).mean(0) @ pose.rotation[:2, 1]) / pose.scale
+    upper, lower = places[list(anatomy.UPPER_READ)], places[list(anatomy.LOWER_READ)]
+    gap_cm = float((lower - upper).mean(0) @ pose.rotation[:2, 1]) / pose.scale
     return gap_cm >= _CLEARLY_CM or (gap_cm >= _SEEN_CM and _share_of_teeth(pixels, places) >= _LEAST_TEETH)
 
 
@@ -53,7 +56,7 @@ def are_parted(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> bool
 def _read_lips(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> np.ndarray:
     """The lip points [P, 2] of a frame [3, H, W], in its pixels."""
     height, width = pixels.shape[1:]
-    side = round(_WINDOW * min(height, width))
+    side = round(WINDOW * min(height, width))
     size, like = reader.config["size_px"], reader.units
     middle = landmarks[list(anatomy.LIP_POINTS), :2].mean(0) - side / 2
     begins = np.round(middle + np.array(_MOVED) * _MOVED_BY * side)
@@ -66,8 +69,8 @@ def _read_lips(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> np.n
 
 def _share_of_teeth(pixels: Tensor, places: np.ndarray) -> float:
     """How much of the mouth with its lips is brighter and less red than most of it; `places` [P, 2] of the lip points."""
-    frame = (pixels.permute(1, 2, 0).cpu().numpy() * 127.5 + 127.5).round().astype(np.uint8)
-    ring = [anatomy.LIP_POINTS.index(point) for point in (*anatomy.OUTER_UPPER_LIP, *anatomy.OUTER_LOWER_LIP[-2:0:-1])]
+    frame = to_frames(pixels[None])[0]
+    ring = [anatomy.LIP_POINTS.index(point) for point in anatomy.OUTER_LIP_RING]
     mask = np.zeros(frame.shape[:2], np.uint8)
     cv2.fillPoly(mask, [np.round(places[ring]).astype(np.int32)], 1)
     lightness, redness, _ = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)[mask > 0].astype(int).T
@@ -84,34 +87,35 @@ def close_lips(picture: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, 
     """
     points = landmarks.astype(np.float64)
     pose = _upright(points)
-    shut = pose.apply(closed_mouth(pose.undo(points))).astype(np.float32)
-    window = _window(points, pose, (picture.shape[0], picture.shape[1]))
+    parted = pose.undo(points)
+    shut = closed_mouth(parted)
+    window = _window(parted, pose, (picture.shape[0], picture.shape[1]))
     part = np.ascontiguousarray(picture[window])
-    points -= [window[1].start, window[0].start, 0]
-    pose = _upright(points)
-    x, y = _places(pose, part)
-    parted, meeting = pose.undo(points), _line(closed_mouth(pose.undo(points)), INNER_UPPER, x)
-    upper, lower = _sources(part, points, pose, x, y)
-    follows = _beside(x, parted)
-    halves = [_stretched(part, pose, follows * (source - y)) for source in (upper, lower)]
+    corner = np.array([window[1].start, window[0].start, 0])
+    local = replace(pose, shift=pose.shift - corner)  # to pixels of the part
+    # Where the lips' own texture begins: the points of parted lips often lie upon the teeth.
+    texture = local.undo(np.c_[without_teeth(part, points - corner, local), points[:, 2]])
+    x, y = _places(local, part)
+    meeting, follows = _line(shut, INNER_UPPER, x), _beside(x, parted)
+    sources = _sources(x, y, meeting, (parted, shut, texture))
+    upper, lower = (_stretched(part, local, follows * (source - y)) for source in sources)
     is_below = np.clip((y - meeting) * pose.scale + 0.5, 0, 1)[..., None]  # half a pixel of either side of the line
-    drawn = halves[0] + (halves[1] - halves[0]) * is_below
+    drawn = upper + (lower - upper) * is_below
     drawn *= (1 - _SEAM * follows * _seam(x, y - meeting, parted))[..., None]
     closed = picture.copy()
     closed[window] = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
-    return closed, shut
+    return closed, pose.apply(shut).astype(np.float32)
 
 
 def _sources(
-    part: np.ndarray, points: np.ndarray, pose: Similarity, x: np.ndarray, y: np.ndarray
+    x: np.ndarray, y: np.ndarray, meeting: np.ndarray, faces: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The heights [h, w] that places of the shut face come from, if the upper lip is seen there and if the lower one is."""
-    parted = pose.undo(points)
-    shut = closed_mouth(parted)
-    # Where the lips' own texture begins: the points of parted lips often lie upon the teeth.
-    texture = pose.undo(np.c_[without_teeth(part, points, pose), points[:, 2]])
+    """The heights [h, w] that places of the shut face come from, if the upper lip is seen there and if the lower one is.
+
+    `meeting` [h, w] is where lips meet, `faces` the points [K, 3] of the parted and the shut face, and where lips have texture.
+    """
+    parted, shut, texture = faces
     nose, chin = (np.full(x.shape, height) for height in _extent(parted))
-    meeting = _line(shut, INNER_UPPER, x)
     over, under = _line(texture, INNER_UPPER, x), _line(texture, INNER_LOWER, x)
     upper = source_heights(
         y,
@@ -151,7 +155,7 @@ def _beside(x: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _stretched(part: np.ndarray, pose: Similarity, down: np.ndarray) -> np.ndarray:
     """The part [h, w, 3] where every place shows what lies `down` [h, w] centimetres under it; float32."""
     axis = pose.rotation[:2, 1] * pose.scale
-    columns, rows = np.meshgrid(np.arange(part.shape[1]), np.arange(part.shape[0]))
+    columns, rows = np.arange(part.shape[1]), np.arange(part.shape[0])[:, None]
     at_x, at_y = ((own + down * along).astype(np.float32) for own, along in zip((columns, rows), axis, strict=True))
     return cv2.remap(part, at_x, at_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
@@ -171,9 +175,8 @@ def _upright(points: np.ndarray) -> Similarity:
     return Similarity(float(np.linalg.norm(eyes[1] - eyes[0])) / _EYES_CM, rotation, np.append(eyes[:, :2].mean(0), 0.0))
 
 
-def _window(points: np.ndarray, pose: Similarity, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a picture of `size` (height, width) around everything that may move."""
-    face = pose.undo(points)
+def _window(face: np.ndarray, pose: Similarity, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a picture of `size` (height, width) around everything that may move of an upright face [K, 3]."""
     across = face[list(_CORNERS), 0]
     ends = [(x, y, 0) for x in (across.min() - _BESIDE_CM, across.max() + _BESIDE_CM) for y in _extent(face)]
     corners = pose.apply(np.array(ends))[:, :2]

@@ -9,6 +9,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+WINDOW = 3 / 8  # of a frame's shorter side: what is shown of it, around the lips
 _WIDTHS = (24, 48, 64, 96)
 
 

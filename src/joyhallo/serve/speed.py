@@ -15,7 +15,7 @@ from typing import Any
 from joyhallo._version import __version__
 from joyhallo.errors import UserError
 from joyhallo.media.files import written_whole
-from joyhallo.presets import num_guided_steps
+from joyhallo.presets import time_of_steps
 from joyhallo.serve.jobs import Jobs
 from joyhallo.serve.records import ACTIVE
 
@@ -163,7 +163,5 @@ class Speed:
 
 
 def _foreseen_s(cost: Measured, num_steps: int, speech_s: float) -> float:
-    guided = num_guided_steps(num_steps, cost.guidance_end)
-    guided_s = cost.first_step_s + (guided - 1) * cost.step_s if guided else 0.0
-    steps_s = guided_s + (num_steps - guided) * cost.plain_step_s
+    steps_s = time_of_steps(num_steps, cost.guidance_end, cost.first_step_s, cost.step_s, cost.plain_step_s)
     return (cost.fixed_s + steps_s) * speech_s / cost.clip_s

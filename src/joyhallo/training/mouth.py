@@ -6,15 +6,13 @@ Axes: B samples, F frames, C channels, h and w the latent place, m cells of the 
 import torch
 from torch import Tensor, nn
 
-from joyhallo.conditioning.anatomy import LIP_GAP_PAIRS, LIP_POINTS
+from joyhallo.conditioning.anatomy import LOWER_READ, UPPER_READ
 from joyhallo.models.latents import LatentSpace, decode_unclamped
-from joyhallo.models.lip_reader import LipReader
+from joyhallo.models.lip_reader import WINDOW, LipReader
 from joyhallo.training.critic import Critic
 from joyhallo.training.visible import visible_difference
 
-_UPPER, _LOWER = ([LIP_POINTS.index(pair[side]) for pair in LIP_GAP_PAIRS] for side in (0, 1))
 _SHUT, _OPEN = 0.015, 0.04  # of the window's side: lips that are so near count as shut, and so far apart as open
-_WINDOW = 3 / 8  # of the latents' side: what is decoded around the lips
 _EVERY = 2  # frames from one that is decoded to the next: all of them made a step a quarter to a half longer
 
 
@@ -73,7 +71,7 @@ class Mouths:
 def shut_share(places: Tensor, units: Tensor, side_px: int) -> Tensor:
     """How shut the lips are that a reader sees at places [N,2·P], 0 to 1: [N]."""
     heights = (places * units).unflatten(1, (-1, 2))[..., 1] / side_px
-    opening = (heights[:, _LOWER] - heights[:, _UPPER]).mean(1)
+    opening = (heights[:, LOWER_READ] - heights[:, UPPER_READ]).mean(1)
     return ((_OPEN - opening) / (_OPEN - _SHUT)).clamp(0, 1)
 
 
@@ -90,7 +88,7 @@ def window(latents: Tensor, lip_mask: Tensor) -> Tensor:
 
 def window_side(size: tuple[int, int]) -> int:
     """Cells of the window's side, of latents of (height, width) cells."""
-    return max(1, round(_WINDOW * min(size)))
+    return max(1, round(WINDOW * min(size)))
 
 
 def window_place(lip_mask: Tensor, size: tuple[int, int]) -> tuple[int, int]:
