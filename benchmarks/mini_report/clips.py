@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,15 @@ import torch
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.data.framing import FaceCrop
-from joyhallo.data.pixels import to_network
 from joyhallo.data.synthesis.canonical import CanonicalMesh, read_canonical_mesh
 from joyhallo.data.synthesis.stills import Still
 from joyhallo.device import choose_device, choose_dtype, dtype_name, usual_linear_kernel
 from joyhallo.errors import UserError
-from joyhallo.idle.liveliness import Liveliness
 from joyhallo.media.files import written_whole
 from joyhallo.media.image import read_image
 from joyhallo.media.paste import Crop
 from joyhallo.models.kernels import choose_linear_kernel
-from joyhallo.output import Output, TalkingWriter
+from joyhallo.output import Finish, Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline, Options
 from joyhallo.weights.hub import file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder
@@ -30,7 +28,7 @@ from mini_report.people import STYLES, in_style
 from mini_report.sayings import Saying, english, sentences, syllables_in_a_row, tracked_file
 from mini_report.traces import Trace, engine_points, film_trace, trace
 
-VERSION = 2  # of what is measured: what an older one has kept is made anew
+VERSION = 3  # of what is measured: what an older one has kept is made anew
 _MOST_STYLED, _FEWEST_FOR_STYLES = 6, 12  # portraits
 _PLAYED = Output(paste_back=False, crf=20)
 
@@ -150,22 +148,15 @@ class Maker:
         speech = self.pipe.speech(job.saying.speech)
         frames = np.concatenate([clip.frames for clip in self.pipe.stream(portrait, speech, Options())])
         spent_s = time.process_time() - begun
-        idle = self.pipe.idle_motion(speech)
-        still = self.pipe.still(portrait)
-        given = self._as_given(picture, portrait)
+        still, idle = self.pipe.still(portrait), self.pipe.idle_motion(speech)
         video = self.video_of(job)
         video.parent.mkdir(parents=True, exist_ok=True)
         with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, still, idle) as writer:
             for frame in frames:
                 writer.write(frame)
-        if still is not None:
-            unmoved = self.pipe.still(replace(portrait, pixels=to_network(given[None])[0]))
-            assert unmoved is not None, "there was one of the portrait with its lips closed"
-            given = unmoved
-        if idle is not None:
-            lively = Liveliness((self.size_px, self.size_px), portrait.landmarks, idle)
-            frames = np.stack([lively.apply(frame, number) for number, frame in enumerate(frames)])
-        return trace(frames, given, self.tools, spent_s)
+        finish = Finish(portrait, _PLAYED, still, idle)
+        finished = np.stack([finish.apply(frame, number) for number, frame in enumerate(frames)])
+        return trace(finished, self._as_given(picture, portrait), self.tools, spent_s)
 
     def _portrait(self, job: Job) -> tuple[np.ndarray, Portrait]:
         """The picture of a job, and who is in it."""
@@ -174,7 +165,7 @@ class Maker:
         return picture, pipe.portrait(picture)
 
     def _as_given(self, picture: np.ndarray, portrait: Portrait) -> np.ndarray:
-        """What the frames show of the picture [H, W, 3], [S, S, 3] uint8, its lips as they are in it."""
+        """What finished frames show of the picture [H, W, 3] before it moves, [S, S, 3] uint8, its lips as they are in it."""
         crop = portrait.crop or Crop(0, 0, *picture.shape[:2])
         return FaceCrop(crop, self.size_px).cut(picture)
 

@@ -1,4 +1,4 @@
-"""From frames of the face to a labelled file: paste, mark, encode, sign."""
+"""From frames of the face to a labelled file: move the picture, paste, mark, encode, sign."""
 
 import uuid
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from types import TracebackType
 
 import numpy as np
 
+from joyhallo.conditioning.lips import mouth_reach
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.errors import UserError
 from joyhallo.idle.liveliness import Liveliness
@@ -14,6 +15,7 @@ from joyhallo.idle.motion import IdleMotion
 from joyhallo.media.aigc import new_label
 from joyhallo.media.image import resize
 from joyhallo.media.mark import DEFAULT_TEXT, Mark
+from joyhallo.media.moved_picture import MovedPicture
 from joyhallo.media.paste import Crop, Paster
 from joyhallo.media.writer import VideoWriter
 from joyhallo.presets import MOST_MOVEMENT
@@ -53,12 +55,39 @@ class Output:
             raise UserError(f"longest_side_px is {self.longest_side_px}: give {SHORTEST_PX} or more, or None to keep the size")
 
 
-class TalkingWriter:
-    """Context manager: frames of the face in, a labelled video out, whole or not at all.
+class Finish:
+    """Frames of the face become finished pictures: moved, put back, with a head and eyes that live.
 
-    `still` [H,W,3] uint8 is the frame that the weights make of the unmoved portrait (see `Paster`), for those that predict
-    changes; `idle` what head and eyes do by themselves, for those that hold them still.
+    `still` [H,W,3] uint8 is the frame that the weights make of the unmoved portrait, for those that predict changes: then the
+    picture keeps its own pixels, moved as the frames move (`MovedPicture`). `idle` is what head and eyes do by themselves, for
+    weights that hold them still.
     """
+
+    def __init__(self, portrait: Portrait, output: Output, still: np.ndarray | None, idle: IdleMotion | None = None) -> None:
+        pasted = output.paste_back and portrait.crop is not None
+        self.paster = paster_of(portrait, output.longest_side_px) if pasted else frame_paster(portrait)
+        self.moved: MovedPicture | None = None
+        if still is not None:
+            self.moved = MovedPicture(self.paster.beneath, still, mouth_reach(portrait.landmarks, still.shape[:2]))
+        self.liveliness: Liveliness | None = None
+        if idle is not None and output.movement > 0:
+            height, width = portrait.pixels.shape[1:]
+            points = self.paster.in_picture(portrait.landmarks, (height, width))
+            self.liveliness = Liveliness(self.size, points, idle, output.movement)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the pictures."""
+        return self.paster.size
+
+    def apply(self, frame: np.ndarray, number: int) -> np.ndarray:
+        """The picture [H,W,3] uint8 of frame `number`, [h,w,3] uint8."""
+        picture = self.paster.paste(self.moved.follow(frame) if self.moved else frame)
+        return self.liveliness.apply(picture, number) if self.liveliness else picture
+
+
+class TalkingWriter:
+    """Context manager: frames of the face in, a labelled video out, whole or not at all. `still` and `idle`: see `Finish`."""
 
     def __init__(
         self,
@@ -74,14 +103,8 @@ class TalkingWriter:
             from joyhallo.media.credentials import check_signing
 
             check_signing(output.c2pa_cert, output.c2pa_key)
-        pasted = output.paste_back and portrait.crop is not None
-        self.paster = paster_of(portrait, still, output.longest_side_px) if pasted else frame_paster(portrait, still)
-        size = self.size = self.paster.size
-        self.liveliness: Liveliness | None = None
-        if idle is not None and output.movement > 0:
-            height, width = portrait.pixels.shape[1:]
-            points = self.paster.in_picture(portrait.landmarks, (height, width))
-            self.liveliness = Liveliness(size, points, idle, output.movement)
+        self.finish = Finish(portrait, output, still, idle)
+        size = self.size = self.finish.size
         self.mark = None if output.mark == "off" else Mark(size, output.mark_text or DEFAULT_TEXT, output.mark)  # type: ignore[arg-type]
         self.label = new_label(output.provider, uuid.uuid4().hex)
         metadata = {"AIGC": self.label.to_json()}
@@ -93,9 +116,7 @@ class TalkingWriter:
 
     def write(self, frame: np.ndarray) -> None:
         """Append one frame [H,W,3] uint8 of the face."""
-        picture = self.paster.paste(frame)
-        if self.liveliness:
-            picture = self.liveliness.apply(picture, self.writer.num_frames)
+        picture = self.finish.apply(frame, self.writer.num_frames)
         if self.mark:
             picture = self.mark.apply(picture, self.writer.num_frames / self.output.fps)
         self.writer.write(picture)
@@ -108,25 +129,25 @@ class TalkingWriter:
             sign_c2pa(self.path, self.output.c2pa_cert, self.output.c2pa_key, title=self.output.title)
 
 
-def paster_of(portrait: Portrait, still: np.ndarray | None, longest_side_px: int | None) -> Paster:
+def paster_of(portrait: Portrait, longest_side_px: int | None) -> Paster:
     """What puts frames back into the picture that the portrait was cropped from, at its size or reduced."""
     crop, picture = portrait.crop, portrait.picture
     assert crop is not None
     height, width = picture.shape[:2]
     if longest_side_px is None or max(height, width) <= longest_side_px:
-        return Paster(picture, crop, still=still)
+        return Paster(picture, crop)
     shrink = longest_side_px / max(height, width)
     picture = resize(picture, (max(1, round(height * shrink)), max(1, round(width * shrink))))
     top, left = int(crop.top * shrink), int(crop.left * shrink)
     bottom = min(round((crop.top + crop.height) * shrink), picture.shape[0])
     right = min(round((crop.left + crop.width) * shrink), picture.shape[1])
-    return Paster(picture, Crop(top, left, bottom - top, right - left), still=still)
+    return Paster(picture, Crop(top, left, bottom - top, right - left))
 
 
-def frame_paster(portrait: Portrait, still: np.ndarray | None) -> Paster:
+def frame_paster(portrait: Portrait) -> Paster:
     """What makes a video of the animated frame alone."""
     frame = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
-    return Paster(frame, Crop(0, 0, *frame.shape[:2]), still=still)
+    return Paster(frame, Crop(0, 0, *frame.shape[:2]))
 
 
 def size_notes(width: int, height: int, longest_side: int | None) -> list[str]:

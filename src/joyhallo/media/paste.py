@@ -6,8 +6,6 @@ import cv2
 import numpy as np
 
 _GAIN_LIMITS = (0.8, 1.25)  # a colour match mends a cast; beyond this the face itself has changed
-_STILL, _MOVED = 4.0, 10.0  # levels of change, felt over _SPREAD: below the first nothing has moved, above the second all has
-_SPREAD = 0.03  # of the shorter side
 
 
 @dataclass(frozen=True)
@@ -33,17 +31,13 @@ class Paster:
     feather : width of the soft edge as a share of the crop's shorter side, 0 to 0.5.
     match_colour : scale each channel of a frame so that its mean on the soft edge is that of the picture
         (within 0.8 to 1.25); a frame that agrees already is left as it is.
-    still : [h, w, 3], uint8, what the frames' maker makes of the unmoved picture. Where a frame is like it, the picture keeps
-        its own pixels: skin, hair and background that do not move stay sharp and do not flicker.
 
     Raises
     ------
     ValueError : the crop leaves the picture, or feather is out of range.
     """
 
-    def __init__(
-        self, full: np.ndarray, crop: Crop, feather: float = 0.08, match_colour: bool = False, still: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, full: np.ndarray, crop: Crop, feather: float = 0.08, match_colour: bool = False) -> None:
         height, width = full.shape[:2]
         bottom, right = crop.top + crop.height, crop.left + crop.width
         if crop.top < 0 or crop.left < 0 or crop.height < 1 or crop.width < 1 or bottom > height or right > width:
@@ -67,7 +61,6 @@ class Paster:
             (middle, slice(crop.width - fades[3], crop.width)),
         ]
         self._strips = [(strip, _per_channel(alpha[strip])) for strip in strips if alpha[strip].size]
-        self._still = None if still is None else self._at_most_crop(still)
         self._match_colour = match_colour and any(fades)
         self._ring_means = self._means(self._full[self._inside]) if self._match_colour else None
 
@@ -75,6 +68,11 @@ class Paster:
     def size(self) -> tuple[int, int]:
         """(height, width) of the picture."""
         return self._full.shape[0], self._full.shape[1]
+
+    @property
+    def beneath(self) -> np.ndarray:
+        """What the picture shows where frames go, [h, w, 3] uint8; not to be written to."""
+        return self._full[self._inside]
 
     def in_picture(self, points: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
         """Points [K, 3] of a frame of `frame_size` (height, width), as they lie in the picture; z by the width's scale."""
@@ -94,7 +92,7 @@ class Paster:
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame is uint8 [h, w, 3], got {frame.dtype} {list(frame.shape)}")
-        frame = self._fitted(frame) if self._still is None else self._kept_where_still(frame, self._still)
+        frame = self._fitted(frame)
         if self._match_colour:
             frame = self._matched(frame)
         picture = self._full.copy()
@@ -112,26 +110,6 @@ class Paster:
             return frame
         method = cv2.INTER_AREA if height * width < frame.shape[0] * frame.shape[1] else cv2.INTER_CUBIC
         return cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=method)
-
-    def _at_most_crop(self, frame: np.ndarray) -> np.ndarray:
-        """The frame as it is, or in the crop's size where that is smaller."""
-        return self._fitted(frame) if self.crop.height * self.crop.width < frame.shape[0] * frame.shape[1] else frame
-
-    def _kept_where_still(self, frame: np.ndarray, still: np.ndarray) -> np.ndarray:
-        """The picture's own pixels where the frame is like the still, the frame where it is not, softly between."""
-        # At the frame's own size: the crop of a photograph has ten times the pixels and nothing more to compare.
-        red, green, blue = cv2.split(cv2.absdiff(self._at_most_crop(frame), still))
-        change = cv2.max(cv2.max(red, green), blue).astype(np.float32)
-        felt = cv2.GaussianBlur(change, (0, 0), max(0.8, min(change.shape) * _SPREAD))
-        moved = np.clip((felt - _STILL) / (_MOVED - _STILL), 0, 1)
-        moved = cv2.resize(moved * moved * (3 - 2 * moved), (self.crop.width, self.crop.height), interpolation=cv2.INTER_LINEAR)
-        kept = self._full[self._inside].copy()
-        rows, columns = np.flatnonzero(moved.any(axis=1)), np.flatnonzero(moved.any(axis=0))
-        if not len(rows):
-            return kept
-        where = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        kept[where] = _between(kept[where], self._fitted(frame)[where], _per_channel(moved[where]))
-        return kept
 
     def _means(self, image: np.ndarray) -> np.ndarray:
         """Mean of each channel over the soft edge, [3]."""

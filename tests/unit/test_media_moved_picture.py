@@ -1,0 +1,127 @@
+"""The picture's own pixels follow a small, soft frame."""
+
+import cv2
+import numpy as np
+import pytest
+
+from joyhallo.media.moved_picture import MovedPicture, _Enlarging
+
+SIZE, SCALE = 96, 4
+MOUTH = (slice(56, 76), slice(30, 66))
+
+
+def textured(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Skin: broad shapes that a small frame shows too, and a fine grain that it does not."""
+    random = np.random.default_rng(seed)
+    broad = cv2.resize(random.uniform(60, 190, (12, 12, 3)), (width, height), interpolation=cv2.INTER_CUBIC)
+    fine = cv2.GaussianBlur(random.normal(0, 1, (height, width)), (0, 0), 2)
+    return np.clip(broad + 12 / fine.std() * fine[..., None], 0, 255).astype(np.uint8)
+
+
+def reduced(picture: np.ndarray, size: int = SIZE) -> np.ndarray:
+    return cv2.GaussianBlur(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA), (0, 0), 0.8)
+
+
+def mouth_mask() -> np.ndarray:
+    mask = np.zeros((SIZE, SIZE), np.float32)
+    mask[MOUTH] = 1
+    return cv2.GaussianBlur(mask, (0, 0), 1)
+
+
+def grain(picture: np.ndarray) -> np.ndarray:
+    grey = picture.astype(np.float32).mean(2)
+    return grey - cv2.GaussianBlur(grey, (0, 0), 5)
+
+
+def likeness(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(grain(one).ravel(), grain(other).ravel())[0, 1])
+
+
+PICTURE = textured(SIZE * SCALE, SIZE * SCALE)
+STILL = reduced(PICTURE)
+
+
+def test_what_does_not_move_keeps_its_very_pixels():
+    moved = MovedPicture(PICTURE, STILL, mouth_mask())
+    assert np.array_equal(moved.follow(STILL), PICTURE)
+    frame = (STILL.astype(int) + np.random.default_rng(1).integers(-2, 3, STILL.shape)).clip(0, 255).astype(np.uint8)
+    frame[MOUTH] = 20
+    followed = moved.follow(frame)
+    assert np.array_equal(followed[:160], PICTURE[:160])
+    assert (followed[256:280, 160:220] != PICTURE[256:280, 160:220]).any()
+
+
+def test_skin_that_moves_takes_its_grain_along():
+    down = 3  # pixels of the frame that everything below the middle moves by
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    share = np.clip((rows - 30) / 20, 0, 1)
+    frame = cv2.remap(STILL, columns, rows - down * share, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    followed = MovedPicture(PICTURE, STILL, mouth_mask()).follow(frame)
+    below, above = slice(60 * SCALE, 85 * SCALE), slice((60 - down) * SCALE, (85 - down) * SCALE)
+    inner = slice(15 * SCALE, -15 * SCALE)
+    enlarged = cv2.resize(frame, PICTURE.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    assert likeness(followed[below, inner], PICTURE[above, inner]) > 0.9
+    assert likeness(followed[below, inner], PICTURE[below, inner]) < 0.2
+    assert np.abs(grain(enlarged[below, inner])).mean() < 0.5 * np.abs(grain(followed[below, inner])).mean()
+    assert np.abs(followed.astype(float) - enlarged).mean() < 15, "the grain itself, and no more"
+
+
+def test_in_the_mouth_the_frame_says_what_is_there():
+    frame = STILL.copy()
+    frame[MOUTH] = (20, 10, 15)
+    frame[58:62, 34:62] = 240
+    followed = MovedPicture(PICTURE, STILL, mouth_mask()).follow(frame)
+    enlarged = cv2.resize(frame, PICTURE.shape[1::-1], interpolation=cv2.INTER_CUBIC).astype(int)
+    inside = (slice(58 * SCALE, 74 * SCALE), slice(36 * SCALE, 60 * SCALE))
+    assert np.abs(followed[inside] - enlarged[inside]).mean() < 6
+    assert followed[60 * SCALE, 48 * SCALE].min() > 200
+
+
+def test_lines_outside_the_mouth_are_left_out_and_shading_is_not():
+    flat = np.full((SIZE * SCALE, SIZE * SCALE, 3), 150, np.uint8)
+    still = reduced(flat)
+    lined, shaded = still.copy(), still.astype(np.float32)
+    cv2.line(lined, (70, 50), (90, 46), (40, 40, 40), 1, cv2.LINE_AA)
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE]
+    shaded -= 40 * np.exp(-(((rows - 50) / 14) ** 2 + ((columns - 78) / 14) ** 2))[..., None]
+    moved = MovedPicture(flat, still, mouth_mask())
+    enlarged = cv2.resize(lined, flat.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    assert enlarged.min() < 60
+    assert moved.follow(lined).min() > 110
+    dark = moved.follow(shaded.round().astype(np.uint8))[50 * SCALE, 78 * SCALE].mean()
+    assert dark < 125
+
+
+@pytest.mark.parametrize(("height", "width"), [(401, 333), (60, 80), (96, 96)])
+def test_pictures_of_any_size(height, width):
+    picture = textured(height, width, seed=2)
+    still = reduced(picture)
+    moved = MovedPicture(picture, still, mouth_mask())
+    assert np.array_equal(moved.follow(still), picture)
+    frame = still.copy()
+    frame[MOUTH] = 10
+    followed = moved.follow(frame)
+    assert followed.shape == picture.shape
+    middle = followed[round(66 / 96 * height), round(48 / 96 * width)]
+    assert middle.max() < 60
+
+
+def test_a_part_is_enlarged_as_the_whole_is():
+    frame = textured(64, 80).astype(np.float32)
+    size, full_size = (64, 80), (217, 291)
+    whole = _Enlarging((slice(0, 64), slice(0, 80)), size, full_size)
+    part = _Enlarging((slice(11, 50), slice(7, 61)), size, full_size)
+    at_once = whole(frame)
+    assert at_once.shape == (217, 291, 3)
+    expected = at_once[part.there][12:-12, 12:-12]
+    assert np.abs(part(frame[11:50, 7:61])[12:-12, 12:-12] - expected).max() < 0.5
+    unmoved = np.stack(np.meshgrid(np.arange(7, 61), np.arange(11, 50)), -1).astype(np.float32) - [7, 11]
+    places = part.places(unmoved.astype(np.float32))
+    rows, columns = part.there
+    assert np.abs(places[12:-12, 12:-12, 0] - np.arange(columns.start, columns.stop)[None, 12:-12]).max() < 0.1
+    assert np.abs(places[12:-12, 12:-12, 1] - np.arange(rows.start, rows.stop)[12:-12, None]).max() < 0.1
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="mask"):
+        MovedPicture(PICTURE, STILL, np.zeros((10, 10), np.float32))
