@@ -23,7 +23,7 @@ from joyhallo.idle.curves import loudness_of_power
 from joyhallo.idle.motion import IdleMotion, draw_idle_motion
 from joyhallo.media.image import read_image
 from joyhallo.models.conditions import ClipInputs
-from joyhallo.models.latents import LatentSpace, decode_latents, downscale_factor, encode_pixels, to_frames
+from joyhallo.models.latents import LatentSpace, decode_changes, decode_latents, downscale_factor, encode_pixels, to_frames
 from joyhallo.models.lip_reader import LipReader
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.models.unet import Conditioning
@@ -174,8 +174,7 @@ class JoyHalloPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def still(self, portrait: Portrait) -> np.ndarray | None:
-        """What the autoencoder makes of the unmoved portrait, [H,W,3] uint8; None where whole pictures are predicted, not
-        changes."""
+        """What the autoencoder makes of the unmoved portrait, [H,W,3] uint8; None for weights that do not predict changes."""
         if self.sampling.latent_form != "residual":
             return None
         return to_frames(decode_latents(self.vae, encode_pixels(self.vae, portrait.pixels[None])))[0]
@@ -192,8 +191,7 @@ class JoyHalloPipeline(DiffusionPipeline):
     ) -> Iterator[Clip]:
         """Yield the clips of a video, or those after `resume`, with the same frames either way.
 
-        Raises:
-            UserError: the latents of a clip are not finite.
+        Raises UserError when the latents of a clip are not finite.
         """
         run = _Run(self, portrait, speech, options)
         past = run.first_past() if resume is None else resume.past
@@ -219,6 +217,8 @@ class _Run:
         self.masks = portrait.masks.to(**self.like)
         with torch.no_grad():
             self.portrait_latents = encode_pixels(pipe.vae, portrait.pixels[None]).to(**self.like)  # [1,C,h,w]
+            is_residual = pipe.latent_space.form == "residual"
+            self.still = decode_latents(pipe.vae, self.portrait_latents) if is_residual else None  # [1,3,H,W]
             self.location = pipe.face_locator(portrait.face_region[None].to(**self.like))
             embedding = portrait.face_embedding[None].to(**self.like)
             self.face_tokens = pipe.face_projector(embedding)
@@ -233,7 +233,7 @@ class _Run:
         start = index * self.sampling.clip_length
         latents = self.sample(index, self.velocity(self.inputs(start, past)))
         latents = self.pipe.latent_space.from_sampled(latents[0].transpose(0, 1), self.portrait_latents)  # [F,C,h,w]
-        pixels = decode_latents(self.pipe.vae, latents).cpu()
+        pixels = decode_changes(self.pipe.vae, latents, self.portrait_latents, self.still).cpu()
         kept = min(self.sampling.clip_length, self.speech.num_frames - start)
         past = torch.cat([past, pixels])[len(pixels) :]  # a clip may be shorter than the past
         return Clip(index, to_frames(pixels[:kept]), past)

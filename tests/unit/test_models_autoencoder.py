@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from joyhallo.models.autoencoder import PatchAutoencoder
-from joyhallo.models.latents import decode_latents, encode_pixels, to_frames
+from joyhallo.models.latents import decode_changes, decode_latents, encode_pixels, to_frames
 
 
 def small():
@@ -60,3 +60,25 @@ def test_gradients_are_those_of_the_layers_written_out():
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max() + 1))
+
+
+@torch.no_grad()
+def test_only_what_changes_is_decoded():
+    model = small()
+    unchanged = torch.randn(1, 4, 9, 10)
+    latents = unchanged.repeat(3, 1, 1, 1) + 0.02 * torch.randn(3, 4, 9, 10)  # too little to be seen
+    latents[1, :, 5, 6] += 1
+    latents[2, :, 6, 3] += 1
+    still, sizes = decode_latents(model, unchanged), []
+    model.decode = lambda part, decode=model.decode: (sizes.append(part.shape), decode(part))[1]
+    pixels = decode_changes(model, latents, unchanged, still)
+    assert sizes[0][2:] == (6, 8), "two cells of context on each side, as far as there are any"
+    whole = decode_latents(model, latents)
+    changed = (..., slice(5 * 16, 7 * 16), slice(3 * 16, 7 * 16))
+    assert (pixels[changed] - whole[changed]).abs().max() < 0.02
+    assert (pixels[changed] - still[changed].expand_as(pixels[changed])).abs().max() > 0.1
+    outside = torch.ones(9 * 16, 10 * 16, dtype=torch.bool)
+    outside[changed[1:]] = False
+    assert torch.equal(pixels[..., outside], still.expand_as(pixels)[..., outside])
+    assert torch.equal(decode_changes(model, unchanged.repeat(2, 1, 1, 1), unchanged, still), still.repeat(2, 1, 1, 1))
+    assert torch.equal(decode_changes(model, latents, unchanged, None), whole)

