@@ -22,8 +22,8 @@ _LOWER_COLUMNS = (
 PARTED_CM = 0.12  # lips that are nearer are shut
 _LEAST_INSET_CM, _MARGIN_CM = 0.12, 0.06
 _DEEPEST = 0.6  # of the lip's thickness
-# How far a mouth goes in speech: shares of the lips' width and height, then of their width.
-_REACH_ALONG, _REACH_BELOW, _REACH_DOWN, _REACH_EDGE = 1.12, 1.4, 0.3, 0.05
+# How far a mouth goes in speech: shares of the lips' width, of their height above and below the middle, and of their width.
+_REACH_ALONG, _REACH_ABOVE, _REACH_BELOW, _REACH_DOWN, _REACH_EDGE = 1.12, 1.1, 1.4, 0.3, 0.05
 _CLEARLY_BRIGHTER = 20.0  # teeth than lips, in 0..255: otherwise there are none to keep out
 
 
@@ -130,7 +130,8 @@ def mouth_reach(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     middle = lips.mean(0)
     along = (lips - middle) @ across / (across @ across)
     below = (lips - middle) @ down / (down @ down)
-    grown = middle + _REACH_ALONG * along[:, None] * across + _REACH_BELOW * below[:, None] * down
+    below = np.where(below < 0, _REACH_ABOVE, _REACH_BELOW) * below
+    grown = middle + _REACH_ALONG * along[:, None] * across + below[:, None] * down
     outline = cv2.convexHull(np.concatenate([grown, grown + _REACH_DOWN * down]).astype(np.float32))
     mask = np.zeros(size, np.float32)
     cv2.fillConvexPoly(mask, np.round(outline * 16).astype(np.int32), 1.0, cv2.LINE_8, 4)

@@ -1,12 +1,11 @@
 """A picture whose own pixels move as a small frame of it moves.
 
 Weights of a few million parameters know better how a face changes than how its skin looks. So a frame is read twice: as a
-movement, which carries the picture's own skin, hair and beard along, and as what the picture does not have, which is mostly the
-inside of the mouth. Axes: h, w of a frame; H, W of the picture.
+movement, which carries the picture's own skin, hair and beard along, and as what the picture does not have: what appears in the
+mouth. Axes: h, w of a frame; H, W of the picture.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -16,9 +15,8 @@ _SPREAD = 0.03  # of the shorter side
 _UNSEEN = 0.05  # less movement changes no level
 _MARGIN = 0.05  # around what has moved, for the flow to begin from pixels at rest
 _SMOOTHNESS = 0.012  # of the movement: neighbouring skin goes the same way
-_SHADING = 0.025  # smaller differences from the moved picture are, outside the mouth, the weights' mistakes
 # Levels of difference from the moved picture: below the first a mouth has only moved, above the second it shows something new.
-_ALIKE, _UNLIKE = 6.0, 18.0
+_ALIKE, _UNLIKE = 5.0, 15.0
 _FELT = 0.008  # of the shorter side: over which they are felt
 
 
@@ -48,13 +46,12 @@ class MovedPicture:
         frame = self._reduced(frame)
         followed = self._picture.copy()
         for here, share in self._parts(self._moved(frame)):
-            read = self._read(frame, here)
+            places, new = self._read(frame, here, share)
             enlarge = _Enlarging(here, self._size, followed.shape[:2])
-            own = _taken(self._picture, enlarge.places(read.places), cv2.INTER_CUBIC)
-            resting = followed[enlarge.there]
-            moved = cv2.multiply(own, _per_channel(enlarge(share * read.carried)), dtype=cv2.CV_32F)
-            unmoved = cv2.multiply(resting, _per_channel(enlarge(1 - share)), dtype=cv2.CV_32F)
-            resting[:] = cv2.add(cv2.add(moved, unmoved), enlarge(share[..., None] * read.added), dtype=cv2.CV_8U)
+            own = _taken(self._picture, enlarge.places(places), cv2.INTER_CUBIC)
+            step = cv2.subtract(enlarge(frame[here].astype(np.float32)), own, dtype=cv2.CV_32F)
+            step = cv2.multiply(step, _per_channel(enlarge(new)), dst=step)
+            followed[enlarge.there] = cv2.add(own, step, dtype=cv2.CV_8U)
         return followed
 
     def _reduced(self, image: np.ndarray) -> np.ndarray:
@@ -81,28 +78,18 @@ class MovedPicture:
             )
             yield here, np.where(labels[here] == number, moved[here], np.float32(0))
 
-    def _read(self, frame: np.ndarray, here: tuple[slice, slice]) -> "_Reading":
+    def _read(self, frame: np.ndarray, here: tuple[slice, slice], share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of a part [a, b] of the frame that moves by `share`: where its places were in the still, [a, b, 2] (column and row
+        within the part), and how much it shows what is new, [a, b] in 0 to 1; float32."""
         frame, still, mouth = frame[here], self._still[here], self._mouth[here]
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
         flow = self._flow.calc(grey, np.ascontiguousarray(self._grey[here]), np.zeros((*grey.shape, 2), np.float32))
+        flow = share[..., None] * cv2.GaussianBlur(flow, (0, 0), self._side * _SMOOTHNESS)
         columns, rows = np.meshgrid(np.arange(grey.shape[1], dtype=np.float32), np.arange(grey.shape[0], dtype=np.float32))
-        places = cv2.GaussianBlur(flow, (0, 0), self._side * _SMOOTHNESS) + cv2.merge([columns, rows])
-        laid = _taken(still, places, cv2.INTER_LINEAR)
-        rest = cv2.subtract(frame, laid, dtype=cv2.CV_32F)
-        felt = cv2.GaussianBlur(_strongest(cv2.absdiff(frame, laid)).astype(np.float32), (0, 0), self._side * _FELT)
-        carried = 1 - mouth * _smooth_step(felt, _ALIKE, _UNLIKE)
-        shading = cv2.GaussianBlur(rest, (0, 0), self._side * _SHADING)
-        added = shading + mouth[..., None] * (rest - shading) + (1 - carried)[..., None] * laid
-        return _Reading(places, carried, added)
-
-
-@dataclass(frozen=True, eq=False)
-class _Reading:
-    """What a part [a, b] of a frame says; float32."""
-
-    places: np.ndarray  # [a, b, 2] where its places were in the still, column and row within the part
-    carried: np.ndarray  # [a, b] how much of the picture moves there with them
-    added: np.ndarray  # [a, b, 3] levels that are not the picture's
+        places = flow + cv2.merge([columns, rows])
+        difference = _strongest(cv2.absdiff(frame, _taken(still, places, cv2.INTER_LINEAR))).astype(np.float32)
+        felt = cv2.GaussianBlur(difference, (0, 0), self._side * _FELT)
+        return places, share * mouth * _smooth_step(felt, _ALIKE, _UNLIKE)
 
 
 class _Enlarging:
