@@ -22,6 +22,7 @@ from joyhallo.errors import UserError
 from joyhallo.idle.curves import loudness_of_power
 from joyhallo.idle.motion import IdleMotion, draw_idle_motion
 from joyhallo.media.image import read_image
+from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.conditions import ClipInputs
 from joyhallo.models.latents import LatentSpace, decode_changes, decode_latents, downscale_factor, encode_pixels, to_frames
 from joyhallo.models.lip_reader import LipReader
@@ -160,8 +161,7 @@ class JoyHalloPipeline(DiffusionPipeline):
 
         Options are given as `Options(...)` or by name: `num_steps`, `guidance_scale`, `region_scale`, `seed`; names win.
 
-        Raises:
-            UserError: an unknown option, or the latents of a clip are not finite.
+        Raises UserError for an unknown option, and when the latents of a clip are not finite.
         """
         person = portrait if isinstance(portrait, Portrait) else self.portrait(portrait)
         features = speech if isinstance(speech, SpeechFeatures) else self.speech(speech)
@@ -217,8 +217,8 @@ class _Run:
         self.masks = portrait.masks.to(**self.like)
         with torch.no_grad():
             self.portrait_latents = encode_pixels(pipe.vae, portrait.pixels[None]).to(**self.like)  # [1,C,h,w]
-            is_residual = pipe.latent_space.form == "residual"
-            self.still = decode_latents(pipe.vae, self.portrait_latents) if is_residual else None  # [1,3,H,W]
+            decodes_changes = pipe.latent_space.form == "residual" and isinstance(pipe.vae, PatchAutoencoder)
+            self.still = decode_latents(pipe.vae, self.portrait_latents) if decodes_changes else None  # [1,3,H,W]
             self.location = pipe.face_locator(portrait.face_region[None].to(**self.like))
             embedding = portrait.face_embedding[None].to(**self.like)
             self.face_tokens = pipe.face_projector(embedding)

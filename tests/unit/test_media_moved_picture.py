@@ -101,20 +101,58 @@ def test_pictures_of_any_size(height, width):
     assert middle.max() < 60
 
 
-def test_a_part_is_enlarged_as_the_whole_is():
+@pytest.mark.parametrize("full_size", [(217, 291), (64, 80), (192, 240), (1001, 997)])
+def test_a_part_is_enlarged_as_the_whole_is(full_size):
     frame = textured(64, 80).astype(np.float32)
-    size, full_size = (64, 80), (217, 291)
-    whole = _Enlarging((slice(0, 64), slice(0, 80)), size, full_size)
-    part = _Enlarging((slice(11, 50), slice(7, 61)), size, full_size)
-    at_once = whole(frame)
-    assert at_once.shape == (217, 291, 3)
-    expected = at_once[part.there][12:-12, 12:-12]
-    assert np.abs(part(frame[11:50, 7:61])[12:-12, 12:-12] - expected).max() < 0.5
-    unmoved = np.stack(np.meshgrid(np.arange(7, 61), np.arange(11, 50)), -1).astype(np.float32) - [7, 11]
-    places = part.places(unmoved.astype(np.float32))
-    rows, columns = part.there
-    assert np.abs(places[12:-12, 12:-12, 0] - np.arange(columns.start, columns.stop)[None, 12:-12]).max() < 0.1
-    assert np.abs(places[12:-12, 12:-12, 1] - np.arange(rows.start, rows.stop)[12:-12, None]).max() < 0.1
+    whole = _Enlarging((slice(0, 64), slice(0, 80)), (64, 80), full_size)
+    part = _Enlarging((slice(11, 50), slice(7, 61)), (64, 80), full_size)
+    assert whole.there == (slice(0, full_size[0]), slice(0, full_size[1]))
+    assert np.abs(part(frame) - whole(frame)[part.there]).max() < 2, "the rounding of places by OpenCV"
+
+
+@pytest.mark.parametrize("side", [96, 100, 333, 1000])
+def test_where_nothing_moves_pixels_stay_to_the_last_level(side):
+    picture = textured(side, side, seed=4)
+    still = reduced(picture)
+    part = _Enlarging((slice(11, 50), slice(7, 61)), (SIZE, SIZE), picture.shape[:2])
+    assert np.array_equal(part.taken(picture, np.zeros((SIZE, SIZE, 2), np.float32)), picture[part.there])
+    frame = still.copy()
+    frame[MOUTH], frame[2:8, :] = 20, 255  # the mouth, and a strip along the edge
+    followed = MovedPicture(picture, still, mouth_mask()).follow(frame)
+    between = slice(round(side * 0.25), round(side * 0.42))
+    assert np.array_equal(followed[between], picture[between])
+
+
+def test_patches_that_overlap_do_not_undo_each_other():
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    frame = cv2.remap(STILL, columns, rows - 3 * np.clip((rows - 30) / 20, 0, 1), cv2.INTER_CUBIC)
+    frame[10:14, 40:56] = 255 - frame[10:14, 40:56]
+    moved = MovedPicture(PICTURE, STILL, mouth_mask())
+    first = moved.follow(frame)
+    small = STILL.copy()
+    small[90:, 90:] = 255
+    moved.follow(small)
+    assert np.array_equal(moved.follow(frame), first), "a frame means the same whatever came before it"
+    low = slice(60 * SCALE, 85 * SCALE)
+    assert likeness(first[low], PICTURE[57 * SCALE : 82 * SCALE]) > 0.85
+
+
+@pytest.mark.parametrize("size", [(24, 30), (64, 64), (70, 150), (256, 40), (31, 256)])
+def test_frames_of_any_shape_are_survived(size):
+    picture = textured(300, 300, seed=5)
+    still = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+    moved = MovedPicture(picture, still, np.ones(size, np.float32))
+    for rows, columns in ((slice(-4, None), slice(None)), (slice(None), slice(0, 5)), (slice(0, 3), slice(0, 3))):
+        frame = still.copy()
+        frame[rows, columns] = 255 - frame[rows, columns]
+        assert moved.follow(frame).shape == picture.shape
+
+
+def test_other_frames_than_the_still_are_refused():
+    moved = MovedPicture(PICTURE, STILL, mouth_mask())
+    for frame in (STILL.astype(np.float32), STILL[:50], STILL[..., :2]):
+        with pytest.raises(ValueError, match="uint8"):
+            moved.follow(frame)
 
 
 def test_a_mask_of_another_size_is_refused():

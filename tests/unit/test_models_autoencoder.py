@@ -72,9 +72,9 @@ def test_only_what_changes_is_decoded():
     still, sizes = decode_latents(model, unchanged), []
     model.decode = lambda part, decode=model.decode: (sizes.append(part.shape), decode(part))[1]
     pixels = decode_changes(model, latents, unchanged, still)
-    assert sizes[0][2:] == (6, 8), "two cells of context on each side, as far as there are any"
+    assert sizes[0][2:] == (7, 10), "three cells more on each side, as far as there are any"
     whole = decode_latents(model, latents)
-    changed = (..., slice(5 * 16, 7 * 16), slice(3 * 16, 7 * 16))
+    changed = (..., slice(4 * 16, 8 * 16), slice(2 * 16, 8 * 16))
     assert (pixels[changed] - whole[changed]).abs().max() < 0.02
     assert (pixels[changed] - still[changed].expand_as(pixels[changed])).abs().max() > 0.1
     outside = torch.ones(9 * 16, 10 * 16, dtype=torch.bool)

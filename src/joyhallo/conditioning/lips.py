@@ -22,8 +22,10 @@ _LOWER_COLUMNS = (
 PARTED_CM = 0.12  # lips that are nearer are shut
 _LEAST_INSET_CM, _MARGIN_CM = 0.12, 0.06
 _DEEPEST = 0.6  # of the lip's thickness
-# How far a mouth goes in speech: shares of the lips' width, of their height above and below the middle, and of their width.
-_REACH_ALONG, _REACH_ABOVE, _REACH_BELOW, _REACH_DOWN, _REACH_EDGE = 1.12, 1.1, 1.4, 0.3, 0.05
+# How far a mouth goes in speech.
+_REACH_ALONG = 1.12  # of the lips' width
+_REACH_ABOVE, _REACH_BELOW = 1.1, 1.4  # of the lips' height above and below their middle
+_REACH_DOWN, _REACH_EDGE = 0.3, 0.05  # of the lips' width: the jaw's drop, the soft edge
 _CLEARLY_BRIGHTER = 20.0  # teeth than lips, in 0..255: otherwise there are none to keep out
 
 

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from joyhallo.media.paste import between, per_channel
+
 _STILL, _MOVED = 4.0, 10.0  # levels of change, felt over _SPREAD: below the first nothing has moved, above the second all has
 _SPREAD = 0.03  # of the shorter side
-_UNSEEN = 0.05  # less movement changes no level
-_MARGIN = 0.05  # around what has moved, for the flow to begin from pixels at rest
 _SMOOTHNESS = 0.012  # of the movement: neighbouring skin goes the same way
 # Levels of difference from the moved picture: below the first a mouth has only moved, above the second it shows something new.
 _ALIKE, _UNLIKE = 5.0, 15.0
 _FELT = 0.008  # of the shorter side: over which they are felt
+_SHORTEST_PX, _LONGEST = 64, 2  # frames that a movement can be read from: their shorter side, and the longer one against it
 
 
 class MovedPicture:
@@ -33,25 +34,34 @@ class MovedPicture:
     def __init__(self, picture: np.ndarray, still: np.ndarray, mouth: np.ndarray) -> None:
         if mouth.shape != still.shape[:2]:
             raise ValueError(f"the mouth's mask is {list(mouth.shape)}, the still {list(still.shape)} (height, width)")
-        self._picture = np.ascontiguousarray(picture)
+        self._picture, self._shape = np.ascontiguousarray(picture), still.shape
         # Frames are read at their own size, or at the picture's where that is smaller.
         self._size = min(picture.shape[0], still.shape[0]), min(picture.shape[1], still.shape[1])
         self._side = min(self._size)
         self._still, self._mouth = self._reduced(still), self._reduced(mouth)
         self._grey = cv2.cvtColor(self._still, cv2.COLOR_RGB2GRAY)
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        # OpenCV's flow crashes on small and on long frames; there, nothing but the mouth changes.
+        has_movement = self._side >= _SHORTEST_PX and max(self._size) <= _LONGEST * self._side
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST) if has_movement else None
 
     def follow(self, frame: np.ndarray) -> np.ndarray:
-        """The picture [H, W, 3] moved as `frame` [h, w, 3] is, uint8; its very pixels where the frame is like the still."""
+        """The picture [H, W, 3] moved as `frame` [h, w, 3] is, uint8; its very pixels where the frame is like the still.
+
+        Raises ValueError for a frame that is not uint8 of the still's size.
+        """
+        if frame.dtype != np.uint8 or frame.shape != self._shape:
+            raise ValueError(f"a frame is uint8 {list(self._shape)} like the still, got {frame.dtype} {list(frame.shape)}")
         frame = self._reduced(frame)
+        moved = self._moved(frame)
         followed = self._picture.copy()
-        for here, share in self._parts(self._moved(frame)):
-            places, new = self._read(frame, here, share)
+        if not moved.any():
+            return followed
+        back, new = self._read(frame, moved)
+        colours = frame.astype(np.float32)
+        for here in _boxes(moved):
             enlarge = _Enlarging(here, self._size, followed.shape[:2])
-            own = _taken(self._picture, enlarge.places(places), cv2.INTER_CUBIC)
-            step = cv2.subtract(enlarge(frame[here].astype(np.float32)), own, dtype=cv2.CV_32F)
-            step = cv2.multiply(step, _per_channel(enlarge(new)), dst=step)
-            followed[enlarge.there] = cv2.add(own, step, dtype=cv2.CV_8U)
+            own = enlarge.taken(self._picture, back)
+            followed[enlarge.there] = between(own, enlarge(colours), per_channel(enlarge(new)))
         return followed
 
     def _reduced(self, image: np.ndarray) -> np.ndarray:
@@ -65,55 +75,58 @@ class MovedPicture:
         felt = cv2.GaussianBlur(change, (0, 0), max(0.8, self._side * _SPREAD))
         return _smooth_step(felt, _STILL, _MOVED)
 
-    def _parts(self, moved: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-        """Every patch that moves by itself: its rows and columns with a little around, and how much of each place moves."""
-        count, labels, boxes, _ = cv2.connectedComponentsWithStats((moved > _UNSEEN).astype(np.uint8))
-        margin = round(_MARGIN * self._side) + 1
-        height, width = self._size
-        for number in range(1, count):
-            left, top, columns, rows = boxes[number, : cv2.CC_STAT_AREA]
-            here = (
-                slice(max(0, int(top) - margin), min(height, int(top + rows) + margin)),
-                slice(max(0, int(left) - margin), min(width, int(left + columns) + margin)),
-            )
-            yield here, np.where(labels[here] == number, moved[here], np.float32(0))
-
-    def _read(self, frame: np.ndarray, here: tuple[slice, slice], share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of a part [a, b] of the frame that moves by `share`: where its places were in the still, [a, b, 2] (column and row
-        within the part), and how much it shows what is new, [a, b] in 0 to 1; float32."""
-        frame, still, mouth = frame[here], self._still[here], self._mouth[here]
-        grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-        flow = self._flow.calc(grey, np.ascontiguousarray(self._grey[here]), np.zeros((*grey.shape, 2), np.float32))
-        flow = share[..., None] * cv2.GaussianBlur(flow, (0, 0), self._side * _SMOOTHNESS)
-        columns, rows = np.meshgrid(np.arange(grey.shape[1], dtype=np.float32), np.arange(grey.shape[0], dtype=np.float32))
-        places = flow + cv2.merge([columns, rows])
-        difference = _strongest(cv2.absdiff(frame, _taken(still, places, cv2.INTER_LINEAR))).astype(np.float32)
-        felt = cv2.GaussianBlur(difference, (0, 0), self._side * _FELT)
-        return places, share * mouth * _smooth_step(felt, _ALIKE, _UNLIKE)
+    def _read(self, frame: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of every place of a frame, float32: the way back to where it was in the still, [h, w, 2] (columns and rows), and how
+        much it shows what is new, [h, w] in 0 to 1."""
+        back = np.zeros((*self._size, 2), np.float32)
+        if self._flow is not None:
+            back = self._flow.calc(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), self._grey, back)
+            back = moved[..., None] * cv2.GaussianBlur(back, (0, 0), self._side * _SMOOTHNESS)
+        laid = _taken(self._still, back + _grid(*self._size), cv2.INTER_LINEAR)
+        difference = _strongest(cv2.absdiff(frame, laid)).astype(np.float32)
+        felt = cv2.GaussianBlur(difference, (0, 0), max(0.8, self._side * _FELT))
+        return back, moved * self._mouth * _smooth_step(felt, _ALIKE, _UNLIKE)
 
 
 class _Enlarging:
     """A part of a frame, in the size of the picture."""
 
     def __init__(self, here: tuple[slice, slice], size: tuple[int, int], full_size: tuple[int, ...]) -> None:
-        self._first = np.array([here[1].start, here[0].start])  # column and row
-        self._scale = np.array([full_size[1] / size[1], full_size[0] / size[0]])
-        low = np.ceil(self._first * self._scale).astype(int)
-        high = np.floor([here[1].stop, here[0].stop] * self._scale).astype(int)
-        self.there = slice(low[1], high[1]), slice(low[0], high[0])
-        self._size = (int(high[0] - low[0]), int(high[1] - low[1]))
-        # From the middle of a pixel of the picture to that of the part: exact, whatever part it is.
-        shift = (low + 0.5) / self._scale - 0.5 - self._first
+        rows, columns = (
+            slice(-(-one.start * full // length), one.stop * full // length)
+            for one, length, full in zip(here, size, full_size, strict=True)
+        )
+        self.there = rows, columns
+        self._scale = np.array([full_size[1] / size[1], full_size[0] / size[0]])  # of columns and rows
+        self._size = columns.stop - columns.start, rows.stop - rows.start
+        # From the middle of a pixel of the picture to that of the frame.
+        shift = (np.array([columns.start, rows.start]) + 0.5) / self._scale - 0.5
         self._back = np.array([[1 / self._scale[0], 0, shift[0]], [0, 1 / self._scale[1], shift[1]]])
 
-    def __call__(self, part: np.ndarray) -> np.ndarray:
-        """[a, b, ·] → [A, B, ·]."""
-        how = cv2.INTER_CUBIC if part.shape[2:] == (3,) else cv2.INTER_LINEAR  # colours are seen, weights and places are not
-        return cv2.warpAffine(part, self._back, self._size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """What there is of [h, w, ·] in the part: [A, B, ·]."""
+        how = cv2.INTER_CUBIC if frame.shape[2:] == (3,) else cv2.INTER_LINEAR  # colours are seen, weights and ways are not
+        return cv2.warpAffine(frame, self._back, self._size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
 
-    def places(self, places: np.ndarray) -> np.ndarray:
-        """Places [a, b, 2] of a part, as columns and rows of the picture: [A, B, 2]."""
-        return self(((places + self._first + 0.5) * self._scale - 0.5).astype(np.float32))
+    def taken(self, picture: np.ndarray, back: np.ndarray) -> np.ndarray:
+        """The picture [H, W, 3] with its places taken along ways [h, w, 2] of the frame, [A, B, 3]; no way is no change."""
+        rows, columns = self.there
+        ways = self(back) * self._scale.astype(np.float32)
+        grid = _grid(rows.stop - rows.start, columns.stop - columns.start) + np.array([columns.start, rows.start], np.float32)
+        return _taken(picture, ways + grid, cv2.INTER_CUBIC)
+
+
+def _boxes(moved: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """The rows and columns of every patch of [h, w] that moves by itself."""
+    count, _, boxes, _ = cv2.connectedComponentsWithStats((moved > 0).astype(np.uint8))
+    for left, top, width, height in boxes[1:count, : cv2.CC_STAT_AREA].tolist():
+        yield slice(top, top + height), slice(left, left + width)
+
+
+def _grid(height: int, width: int) -> np.ndarray:
+    """The column and the row of every place, [h, w, 2] float32."""
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return cv2.merge([columns, rows])
 
 
 def _taken(picture: np.ndarray, places: np.ndarray, how: int) -> np.ndarray:
@@ -131,8 +144,3 @@ def _strongest(difference: np.ndarray) -> np.ndarray:
 def _smooth_step(levels: np.ndarray, low: float, high: float) -> np.ndarray:
     share = np.clip((levels - low) / (high - low), 0, 1)
     return share * share * (3 - 2 * share)
-
-
-def _per_channel(weights: np.ndarray) -> np.ndarray:
-    """Weights [h, w] for each of three channels, [h, w, 3], as OpenCV multiplies them."""
-    return cv2.merge([weights, weights, weights])

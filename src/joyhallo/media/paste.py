@@ -60,7 +60,7 @@ class Paster:
             (middle, slice(0, fades[2])),
             (middle, slice(crop.width - fades[3], crop.width)),
         ]
-        self._strips = [(strip, _per_channel(alpha[strip])) for strip in strips if alpha[strip].size]
+        self._strips = [(strip, per_channel(alpha[strip])) for strip in strips if alpha[strip].size]
         self._match_colour = match_colour and any(fades)
         self._ring_means = self._means(self._full[self._inside]) if self._match_colour else None
 
@@ -100,7 +100,7 @@ class Paster:
         original = self._full[self._inside]
         inside[:] = frame
         for strip, weights in self._strips:
-            inside[strip] = _between(original[strip], frame[strip], weights)
+            inside[strip] = between(original[strip], frame[strip], weights)
         return picture
 
     def _fitted(self, frame: np.ndarray) -> np.ndarray:
@@ -123,12 +123,12 @@ class Paster:
         return np.clip(np.rint(frame * gain.astype(np.float32)), 0, 255).astype(np.uint8)
 
 
-def _per_channel(weights: np.ndarray) -> np.ndarray:
+def per_channel(weights: np.ndarray) -> np.ndarray:
     """Weights [h, w] for each of three channels, [h, w, 3], as OpenCV multiplies them."""
     return cv2.merge([weights, weights, weights])
 
 
-def _between(below: np.ndarray, above: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def between(below: np.ndarray, above: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """below + (above - below) · weights in float32, rounded, [h, w, 3] uint8; OpenCV does it faster than NumPy."""
     step = cv2.subtract(above, below, dtype=cv2.CV_32F)
     return cv2.add(below, cv2.multiply(step, weights, dst=step), dtype=cv2.CV_8U)

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 LatentForm = Literal["absolute", "residual"]
-_CHANGED = 0.3  # standard deviations of the latents: what differs less is not seen
-_CONTEXT = 2  # cells around a place that its pixels depend on: they are wrong by 0.2 levels without the rest
+_CHANGED = 0.25  # standard deviations of the latents: cells that differ less count as the same
+_REACH, _CONTEXT = 1, 2  # cells around those that a change is seen in, and around these what their pixels depend on
 
 
 def encode_pixels(vae: nn.Module, pixels: Tensor) -> Tensor:
@@ -35,8 +35,8 @@ def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = 4) -> Ten
 def decode_changes(vae: nn.Module, latents: Tensor, unchanged: Tensor, still: Tensor | None) -> Tensor:
     """Latents [N,C,h,w] → pixels [N,3,H,W] in [-1,1], float32; decoded is the rectangle of cells that are not `unchanged`.
 
-    Around it there is `still` [1,3,H,W], what `unchanged` [1,C,h,w] was decoded to; without it everything is decoded. Latents
-    must have unit variance.
+    Around it there is `still` [1,3,H,W], what `unchanged` [1,C,h,w] was decoded to; without it everything is decoded. Only for
+    latents of unit variance, and autoencoders that look no further than a few cells.
     """
     if still is None:
         return decode_latents(vae, latents)
@@ -44,8 +44,10 @@ def decode_changes(vae: nn.Module, latents: Tensor, unchanged: Tensor, still: Te
     has_changed = (latents - unchanged).abs().amax((0, 1)) > _CHANGED
     if not has_changed.any():
         return pixels
-    rows, columns = (_extent(has_changed.any(axis)) for axis in (1, 0))
-    seen_rows, seen_columns = _around(rows, latents.shape[-2]), _around(columns, latents.shape[-1])
+    height, width = latents.shape[-2:]
+    rows = _around(_extent(has_changed.any(1)), _REACH, height)
+    columns = _around(_extent(has_changed.any(0)), _REACH, width)
+    seen_rows, seen_columns = _around(rows, _CONTEXT, height), _around(columns, _CONTEXT, width)
     decoded = decode_latents(vae, latents[..., seen_rows, seen_columns])
     factor = still.shape[-1] // latents.shape[-1]
     there = (_times(rows, factor), _times(columns, factor))
@@ -60,8 +62,8 @@ def _extent(flags: Tensor) -> slice:
     return slice(int(places.min()), int(places.max()) + 1)
 
 
-def _around(cells: slice, length: int) -> slice:
-    return slice(max(0, cells.start - _CONTEXT), min(length, cells.stop + _CONTEXT))
+def _around(cells: slice, more: int, length: int) -> slice:
+    return slice(max(0, cells.start - more), min(length, cells.stop + more))
 
 
 def _times(cells: slice, factor: int, start: int = 0) -> slice:

@@ -64,8 +64,8 @@ def find_folder(source: str | Path) -> Path:
 
 
 def weights_stamp(folder: Path) -> dict[str, list[int]]:
-    """Size and time of every weights file: enough to notice other weights without reading gigabytes."""
-    files = sorted(folder.rglob("*.safetensors"))
+    """Size and time of every file of the weights and their settings: enough to notice others without reading gigabytes."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json"))
     return {path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
