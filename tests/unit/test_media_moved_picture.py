@@ -66,14 +66,15 @@ def test_skin_that_moves_takes_its_grain_along():
     assert np.abs(followed.astype(float) - enlarged).mean() < 15, "the grain itself, and no more"
 
 
-def test_in_the_mouth_the_frame_says_what_is_there():
+def test_in_the_mouth_the_frame_says_what_is_there_and_it_is_stressed():
     frame = STILL.copy()
     frame[MOUTH] = (20, 10, 15)
     frame[58:62, 34:62] = 240
     followed = MovedPicture(PICTURE, STILL, mouth_mask()).follow(frame)
     enlarged = cv2.resize(frame, PICTURE.shape[1::-1], interpolation=cv2.INTER_CUBIC).astype(int)
     inside = (slice(58 * SCALE, 74 * SCALE), slice(36 * SCALE, 60 * SCALE))
-    assert np.abs(followed[inside] - enlarged[inside]).mean() < 6
+    stressed = (PICTURE[inside] + 1.2 * (enlarged[inside] - PICTURE[inside])).clip(0, 255)
+    assert np.abs(followed[inside] - stressed).mean() < 6
     assert followed[60 * SCALE, 48 * SCALE].min() > 200
 
 
@@ -85,6 +86,17 @@ def test_what_is_drawn_outside_the_mouth_is_left_out():
     enlarged = cv2.resize(lined, flat.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     assert enlarged.min() < 60
     assert np.array_equal(MovedPicture(flat, still, mouth_mask()).follow(lined), flat)
+
+
+def test_the_mask_moves_with_the_lips():
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    frame = cv2.remap(STILL, columns, rows - 4, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    frame[76:79, 36:60] = 0
+    entered = MovedPicture(PICTURE, STILL, mouth_mask()).follow(frame)  # a place that only the moved lips hold
+    assert entered[77 * SCALE + 2, 40 * SCALE : 56 * SCALE].max() < 40
+    frame[56:59, 36:60] = 0  # and one that they left
+    left = MovedPicture(PICTURE, STILL, mouth_mask()).follow(frame)
+    assert left[57 * SCALE, 40 * SCALE : 56 * SCALE].mean() > 60
 
 
 @pytest.mark.parametrize(("height", "width"), [(401, 333), (60, 80), (96, 96)])

@@ -22,10 +22,7 @@ _LOWER_COLUMNS = (
 PARTED_CM = 0.12  # lips that are nearer are shut
 _LEAST_INSET_CM, _MARGIN_CM = 0.12, 0.06
 _DEEPEST = 0.6  # of the lip's thickness
-# How far a mouth goes in speech.
-_REACH_ALONG = 1.12  # of the lips' width
-_REACH_ABOVE, _REACH_BELOW = 1.1, 1.4  # of the lips' height above and below their middle
-_REACH_DOWN, _REACH_EDGE = 0.3, 0.05  # of the lips' width: the jaw's drop, the soft edge
+_SOFT_EDGE = 0.05  # of the lips' width
 _CLEARLY_BRIGHTER = 20.0  # teeth than lips, in 0..255: otherwise there are none to keep out
 
 
@@ -121,20 +118,14 @@ def _insets(picture: np.ndarray, inner: np.ndarray, outer: np.ndarray, into: np.
     return np.clip(reach, _LEAST_INSET_CM, np.maximum(_DEEPEST * thickness, _LEAST_INSET_CM))
 
 
-def mouth_reach(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Where a mouth may go that is shut at `points` [K, 2 or 3], in pixels of a frame of `size` (height, width).
+def lip_region(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Where the lips are that are shut at `points` [K, 2 or 3], in pixels of a frame of `size` (height, width).
 
-    Returns [h, w] float32, 1 around lips that open as far as in speech, with a soft edge to 0.
+    Returns [h, w] float32, 1 on the lips, with a soft edge to 0 around them.
     """
-    lips = points[list(anatomy.LIPS), :2].astype(np.float64)
-    across = (points[anatomy.LEFT_MOUTH_CORNER, :2] - points[anatomy.RIGHT_MOUTH_CORNER, :2]).astype(np.float64)
-    down = np.array([-across[1], across[0]])
-    middle = lips.mean(0)
-    along = (lips - middle) @ across / (across @ across)
-    below = (lips - middle) @ down / (down @ down)
-    below = np.where(below < 0, _REACH_ABOVE, _REACH_BELOW) * below
-    grown = middle + _REACH_ALONG * along[:, None] * across + below[:, None] * down
-    outline = cv2.convexHull(np.concatenate([grown, grown + _REACH_DOWN * down]).astype(np.float32))
-    mask = np.zeros(size, np.float32)
-    cv2.fillConvexPoly(mask, np.round(outline * 16).astype(np.int32), 1.0, cv2.LINE_8, 4)
-    return cv2.GaussianBlur(mask, (0, 0), max(0.8, _REACH_EDGE * float(np.linalg.norm(across))))
+    outline = points[list(anatomy.OUTER_LIP_RING), :2]
+    region = np.zeros(size, np.float32)
+    cv2.fillPoly(region, [np.round(outline * 16).astype(np.int32)], 1.0, cv2.LINE_8, 4)
+    across = points[anatomy.LEFT_MOUTH_CORNER, :2] - points[anatomy.RIGHT_MOUTH_CORNER, :2]
+    soft = cv2.GaussianBlur(region, (0, 0), max(0.8, _SOFT_EDGE * float(np.linalg.norm(across))))
+    return np.minimum(1, 2 * soft)  # the edge lies outside

@@ -16,7 +16,8 @@ _STILL, _MOVED = 4.0, 10.0  # levels of change, felt over _SPREAD: below the fir
 _SPREAD = 0.03  # of the shorter side
 _SMOOTHNESS = 0.012  # of the movement: neighbouring skin goes the same way
 # Levels of difference from the moved picture: below the first a mouth has only moved, above the second it shows something new.
-_ALIKE, _UNLIKE = 5.0, 15.0
+_ALIKE, _UNLIKE = 2.5, 9.0
+_STRESSED = 1.2  # what is new, against how the frame shows it: frames of uncertain lips lie between open and shut
 _FELT = 0.008  # of the shorter side: over which they are felt
 _SHORTEST_PX, _LONGEST = 64, 2  # frames that a movement can be read from: their shorter side, and the longer one against it
 
@@ -28,17 +29,18 @@ class MovedPicture:
     ----------
     picture : [H, W, 3], uint8.
     still : [h, w, 3], uint8, what the frames' maker makes of the unmoved picture.
-    mouth : [h, w], float32 in 0 to 1, where frames show what the picture does not: what is between parted lips.
+    lips : [h, w], float32 in 0 to 1, the lips in the still. They move as the frames move, and between them appears what the
+        picture does not have.
     """
 
-    def __init__(self, picture: np.ndarray, still: np.ndarray, mouth: np.ndarray) -> None:
-        if mouth.shape != still.shape[:2]:
-            raise ValueError(f"the mouth's mask is {list(mouth.shape)}, the still {list(still.shape)} (height, width)")
+    def __init__(self, picture: np.ndarray, still: np.ndarray, lips: np.ndarray) -> None:
+        if lips.shape != still.shape[:2]:
+            raise ValueError(f"the lips' mask is {list(lips.shape)}, the still {list(still.shape)} (height, width)")
         self._picture, self._shape = np.ascontiguousarray(picture), still.shape
         # Frames are read at their own size, or at the picture's where that is smaller.
         self._size = min(picture.shape[0], still.shape[0]), min(picture.shape[1], still.shape[1])
         self._side = min(self._size)
-        self._still, self._mouth = self._reduced(still), self._reduced(mouth)
+        self._still, self._lips = self._reduced(still), self._reduced(lips)
         self._grey = cv2.cvtColor(self._still, cv2.COLOR_RGB2GRAY)
         # OpenCV's flow crashes on small and on long frames; there, nothing but the mouth changes.
         has_movement = self._side >= _SHORTEST_PX and max(self._size) <= _LONGEST * self._side
@@ -77,15 +79,16 @@ class MovedPicture:
 
     def _read(self, frame: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of every place of a frame, float32: the way back to where it was in the still, [h, w, 2] (columns and rows), and how
-        much it shows what is new, [h, w] in 0 to 1."""
+        much it shows what is new, [h, w] from 0."""
         back = np.zeros((*self._size, 2), np.float32)
         if self._flow is not None:
             back = self._flow.calc(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), self._grey, back)
             back = moved[..., None] * cv2.GaussianBlur(back, (0, 0), self._side * _SMOOTHNESS)
-        laid = _taken(self._still, back + _grid(*self._size), cv2.INTER_LINEAR)
+        places = back + _grid(*self._size)
+        laid, lips = _taken(self._still, places, cv2.INTER_LINEAR), _taken(self._lips, places, cv2.INTER_LINEAR)
         difference = _strongest(cv2.absdiff(frame, laid)).astype(np.float32)
         felt = cv2.GaussianBlur(difference, (0, 0), max(0.8, self._side * _FELT))
-        return back, moved * self._mouth * _smooth_step(felt, _ALIKE, _UNLIKE)
+        return back, _STRESSED * moved * lips * _smooth_step(felt, _ALIKE, _UNLIKE)
 
 
 class _Enlarging:
@@ -130,7 +133,7 @@ def _grid(height: int, width: int) -> np.ndarray:
 
 
 def _taken(picture: np.ndarray, places: np.ndarray, how: int) -> np.ndarray:
-    """The pixels of a picture [h, w, 3] at places [a, b, 2] (column and row): [a, b, 3]."""
+    """What a picture [h, w] or [h, w, 3] shows at places [a, b, 2] (column and row): [a, b] or [a, b, 3]."""
     columns, rows = cv2.split(places)
     return cv2.remap(picture, columns, rows, how, borderMode=cv2.BORDER_REPLICATE)
 
