@@ -21,7 +21,8 @@ from joyhallo.media.image import read_image
 from joyhallo.media.paste import Crop
 from joyhallo.models.kernels import choose_linear_kernel
 from joyhallo.output import Finish, Output, TalkingWriter
-from joyhallo.pipeline import JoyHalloPipeline, Options
+from joyhallo.pipeline import JoyHalloPipeline
+from joyhallo.sampling.options import Options
 from joyhallo.weights.hub import file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder
 from mini_report.people import STYLES, in_style

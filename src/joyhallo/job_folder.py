@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
+from joyhallo.animator import Clip
 from joyhallo.errors import UserError
 from joyhallo.media.files import writing_error, written_whole
 from joyhallo.media.segments import read_segment, write_segment
 from joyhallo.media.video_error import VideoError
-from joyhallo.pipeline import Clip
 
 RECORD = "job.json"
 

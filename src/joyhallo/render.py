@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from joyhallo._version import __version__
+from joyhallo.animator import Animator
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.conditioning.speech import SpeechFeatures
 from joyhallo.device import choose_device, choose_dtype, dtype_name, usual_linear_kernel
@@ -21,7 +22,7 @@ from joyhallo.models.allocation import keep_freed_memory
 from joyhallo.models.conditions import AS_TRAINED, RegionScale
 from joyhallo.models.kernels import choose_linear_kernel, linear_kernel
 from joyhallo.output import PROVIDER, Output, TalkingWriter, size_notes
-from joyhallo.pipeline import JoyHalloPipeline, Options
+from joyhallo.sampling.options import Options
 from joyhallo.weights.hub import FetchProgress, fetch, file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder, weights_stamp
 from joyhallo.weights.registry import IDENTITY_FILES, VOCALS_FILE
@@ -122,15 +123,15 @@ def _ignore(_: Progress) -> None:
     pass
 
 
-def load_weights(request: RenderRequest, device: torch.device, dtype: torch.dtype) -> JoyHalloPipeline:
+def load_weights(request: RenderRequest, device: torch.device, dtype: torch.dtype) -> Animator:
     """The pipeline of a request, on its device. Raises UserError: no such weights, or a LoRA that is not for them."""
-    pipe = JoyHalloPipeline.from_pretrained(request.model, torch_dtype=dtype).to(device)
+    pipe = Animator.from_pretrained(request.model, torch_dtype=dtype).to(device)
     if request.lora is not None:
         pipe.load_lora(request.lora, request.lora_strength)
     return pipe
 
 
-Load = Callable[[RenderRequest, torch.device, torch.dtype], JoyHalloPipeline]
+Load = Callable[[RenderRequest, torch.device, torch.dtype], Animator]
 
 
 def render(
@@ -191,7 +192,7 @@ def render(
     return RenderResult(request.output, speech.num_frames, duration_s, clock.seconds, tuple(clock.notes))
 
 
-def bring_models(request: RenderRequest, pipe: JoyHalloPipeline, on_progress: Callable[[Progress], None]) -> None:
+def bring_models(request: RenderRequest, pipe: Animator, on_progress: Callable[[Progress], None]) -> None:
     """Fetch the models of the portrait and the speech that are not here yet, and show how far that is."""
 
     def show(fetched: FetchProgress) -> None:
@@ -205,7 +206,7 @@ def bring_models(request: RenderRequest, pipe: JoyHalloPipeline, on_progress: Ca
         fetch("face-models", progress=show)
 
 
-def load_pipeline(request: RenderRequest, clock: _Clock, load: Load) -> JoyHalloPipeline:
+def load_pipeline(request: RenderRequest, clock: _Clock, load: Load) -> Animator:
     device = choose_device(request.device)
     earlier = {} if request.fresh else recorded(request.output)
     wanted = request.dtype
@@ -224,7 +225,7 @@ def load_pipeline(request: RenderRequest, clock: _Clock, load: Load) -> JoyHallo
 
 
 def _make(
-    request: RenderRequest, pipe: JoyHalloPipeline, portrait: Portrait, speech: SpeechFeatures, job: JobFolder, clock: _Clock
+    request: RenderRequest, pipe: Animator, portrait: Portrait, speech: SpeechFeatures, job: JobFolder, clock: _Clock
 ) -> None:
     """Write the finished clips, then the missing ones, into the job's video."""
     last, total, rate = job.last(), pipe.num_clips(speech), pipe.sampling.fps
@@ -259,7 +260,7 @@ def _write(writer: TalkingWriter, frames: Iterable[np.ndarray]) -> None:
         writer.write(frame)
 
 
-def describe(request: RenderRequest, pipe: JoyHalloPipeline) -> dict[str, Any]:
+def describe(request: RenderRequest, pipe: Animator) -> dict[str, Any]:
     """All that decides the frames: two runs of the same description make the same frames on the same machine."""
     like = next(pipe.denoising_network.parameters())
     return {

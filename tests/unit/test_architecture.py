@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 GROUND = {"errors", "presets", "_version"}  # modules without imports of ours that every room may use
 STATION = {"device"}  # asked by whoever runs networks
 _PIPELINE = {"media", "models", "sampling", "weights", "conditioning"}
-_RENDER = _PIPELINE | {"pipeline", "video", "output", "idle"}
+_RENDER = _PIPELINE | {"animator", "pipeline", "video", "output", "idle"}
 MAY_IMPORT = {
     "media": set(),
     "models": set(),
@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "idle": {"conditioning"},
     "output": {"media", "conditioning", "idle"},
     "video": {"media", "conditioning", "output", "idle"},
-    "pipeline": _PIPELINE | {"video", "output", "idle"},
-    "job_folder": {"media", "pipeline"},
+    "animator": _PIPELINE | {"idle"},
+    "pipeline": _PIPELINE | {"animator", "video", "output", "idle"},
+    "job_folder": {"media", "animator"},
     "render": _RENDER | {"job_folder"},
     "data": _RENDER | {"render"},
     "training": _RENDER | {"render", "data"},
@@ -151,6 +152,12 @@ def fresh(code: str) -> str:
 def test_importing_the_package_loads_nothing():
     loaded = fresh("import sys, joyhallo; print(' '.join(sys.modules))").split()
     assert not [module for module in HEAVY if module in loaded]
+
+
+def test_rendering_loads_no_pipelines_of_others():
+    """They bring every network that diffusers has: seconds, for a command that uses none of it."""
+    loaded = fresh("import sys, joyhallo.render, joyhallo.models.unet; print(' '.join(sys.modules))").split()
+    assert not {"diffusers.pipelines.pipeline_utils", "diffusers.models.autoencoders", "scipy"} & set(loaded)
 
 
 def test_importing_the_package_is_quick():

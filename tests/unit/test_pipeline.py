@@ -11,8 +11,9 @@ from joyhallo.media.audio import read_speech
 from joyhallo.media.labels import read_label
 from joyhallo.media.paste import Crop
 from joyhallo.models.conditions import RegionScale
-from joyhallo.pipeline import JoyHalloPipeline, Options
+from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.presets import Sampling
+from joyhallo.sampling.options import Options
 from joyhallo.video import Video
 from tiny import drawn_pipeline, drawn_portrait, drawn_speech
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from joyhallo.errors import UserError
-from joyhallo.pipeline import JoyHalloPipeline, Options
+from joyhallo.pipeline import JoyHalloPipeline
+from joyhallo.sampling.options import Options
 from tiny import drawn_pipeline, drawn_portrait, drawn_speech
 
 OPTIONS = Options(num_steps=1, guidance_scale=2.0)

@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
+
+from joyhallo.models.autoencoder import PatchAutoencoder
 
 LatentForm = Literal["absolute", "residual"]
 _CHANGED = 0.25  # standard deviations of the latents: cells that differ less count as the same
@@ -20,7 +21,7 @@ def encode_pixels(vae: nn.Module, pixels: Tensor) -> Tensor:
     """Pixels [N,3,H,W] in [-1,1] → latents [N,C,h,w] (the mean, where the autoencoder has a distribution)."""
     first = next(vae.parameters())
     encoded = vae.encode(pixels.to(first.device, first.dtype))
-    return encoded.latent_dist.mean if isinstance(vae, AutoencoderKL) else encoded
+    return encoded if isinstance(vae, PatchAutoencoder) else encoded.latent_dist.mean
 
 
 def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = 4) -> Tensor:
@@ -74,7 +75,7 @@ def _times(cells: slice, factor: int, start: int = 0) -> slice:
 def decode_unclamped(vae: nn.Module, latents: Tensor) -> Tensor:
     """Latents [N,C,h,w] in the autoencoder's numbers → pixels [N,3,H,W], about [-1,1], float32, all at once."""
     decoded = vae.decode(latents)  # type: ignore[operator]
-    return (decoded.sample if isinstance(vae, AutoencoderKL) else decoded).float()
+    return (decoded if isinstance(vae, PatchAutoencoder) else decoded.sample).float()
 
 
 def to_frames(pixels: Tensor) -> np.ndarray:
@@ -84,9 +85,9 @@ def to_frames(pixels: Tensor) -> np.ndarray:
 
 def downscale_factor(vae: nn.Module) -> int:
     """Pixels per latent cell."""
-    if isinstance(vae, AutoencoderKL):
-        return 2 ** (len(vae.config["block_out_channels"]) - 1)
-    return int(vae.downscale_factor)
+    if isinstance(vae, PatchAutoencoder):
+        return vae.downscale_factor
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)  # diffusers' AutoencoderKL
 
 
 @dataclass(frozen=True)

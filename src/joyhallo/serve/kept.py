@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from joyhallo.pipeline import JoyHalloPipeline
+    from joyhallo.animator import Animator
     from joyhallo.render import RenderRequest
 
 
@@ -14,10 +14,10 @@ class KeptPipeline:
     """Loads a pipeline as `render` does, once for as long as the same is asked for; other weights take its place."""
 
     def __init__(self) -> None:
-        self._pipe: JoyHalloPipeline | None = None
+        self._pipe: Animator | None = None
         self._key: tuple[Any, ...] | None = None
 
-    def __call__(self, request: "RenderRequest", device: "torch.device", dtype: "torch.dtype") -> "JoyHalloPipeline":
+    def __call__(self, request: "RenderRequest", device: "torch.device", dtype: "torch.dtype") -> "Animator":
         """The pipeline of a request. Weights that changed on the disk are loaded anew.
 
         Raises:

@@ -24,7 +24,8 @@ from joyhallo.data.samples import Annotations, Facts
 from joyhallo.errors import UserError
 from joyhallo.models.conditions import RegionMasks
 from joyhallo.models.latents import downscale_factor, encode_pixels
-from joyhallo.pipeline import JoyHalloPipeline, Options
+from joyhallo.pipeline import JoyHalloPipeline
+from joyhallo.sampling.options import Options
 from joyhallo.video import Video
 
 _TILE_PX = 128
