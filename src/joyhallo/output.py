@@ -7,7 +7,7 @@ from types import TracebackType
 
 import numpy as np
 
-from joyhallo.conditioning.lips import lip_region
+from joyhallo.conditioning.lips import lip_region, upper_lip_region
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.errors import UserError
 from joyhallo.idle.liveliness import Liveliness
@@ -68,7 +68,8 @@ class Finish:
         self.paster = paster_of(portrait, output.longest_side_px) if pasted else frame_paster(portrait)
         self.moved: MovedPicture | None = None
         if still is not None:
-            self.moved = MovedPicture(self.paster.beneath, still, lip_region(portrait.landmarks, still.shape[:2]))
+            masks = (region(portrait.landmarks, still.shape[:2]) for region in (lip_region, upper_lip_region))
+            self.moved = MovedPicture(self.paster.beneath, still, *masks)
         self.liveliness: Liveliness | None = None
         if idle is not None and output.movement > 0:
             height, width = portrait.pixels.shape[1:]

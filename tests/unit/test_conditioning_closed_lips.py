@@ -8,7 +8,7 @@ import torch
 from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.closed_lips import are_parted, close_lips
 from joyhallo.conditioning.face import Face
-from joyhallo.conditioning.lips import lip_region
+from joyhallo.conditioning.lips import lip_region, upper_lip_region
 from joyhallo.conditioning.portrait import Framing, prepare_portrait
 from joyhallo.conditioning.stretch import source_heights
 from joyhallo.models.lip_reader import LipReader
@@ -198,3 +198,20 @@ def test_the_region_of_the_lips_holds_them_and_little_else(roll_deg):
     assert min(at(middle + along * down) for along in (-6, 0, 6)) > 0.95
     assert max(at(middle + along * down) for along in (-20, 20)) < 0.05
     assert 0 < region.mean() < 0.05
+
+
+@pytest.mark.parametrize("roll_deg", [0.0, 25.0])
+def test_the_region_of_the_upper_lip_is_its_outer_half(roll_deg):
+    points = face(0, roll_deg)
+    region = upper_lip_region(points, (SIZE, SIZE))
+    assert region.shape == (SIZE, SIZE)
+
+    def at(upper_share: float, outer: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
+        places = points[list(inner), :2] + upper_share * (points[list(outer), :2] - points[list(inner), :2])
+        columns, rows = np.round(places[3:-3]).astype(int).T
+        return region[rows, columns]
+
+    upper = anatomy.OUTER_UPPER_LIP, anatomy.INNER_UPPER_LIP
+    assert at(1.2, *upper).min() > 0.9
+    assert at(0.1, *upper).max() < 0.4
+    assert at(0.6, anatomy.OUTER_LOWER_LIP, anatomy.INNER_LOWER_LIP).max() < 0.01

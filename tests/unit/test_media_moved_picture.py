@@ -8,6 +8,7 @@ from joyhallo.media.moved_picture import MovedPicture, _Enlarging
 
 SIZE, SCALE = 96, 4
 MOUTH = (slice(56, 76), slice(30, 66))
+NOWHERE = np.zeros((SIZE, SIZE), np.float32)
 
 
 def textured(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -42,7 +43,7 @@ STILL = reduced(PICTURE)
 
 
 def test_what_does_not_move_keeps_its_very_pixels():
-    moved = MovedPicture(PICTURE, STILL, mouth_mask())
+    moved = MovedPicture(PICTURE, STILL, mouth_mask(), NOWHERE)
     assert np.array_equal(moved.follow(STILL), PICTURE)
     frame = (STILL.astype(int) + np.random.default_rng(1).integers(-2, 3, STILL.shape)).clip(0, 255).astype(np.uint8)
     frame[MOUTH] = 20
@@ -56,7 +57,7 @@ def test_skin_that_moves_takes_its_grain_along():
     rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     share = np.clip((rows - 30) / 20, 0, 1)
     frame = cv2.remap(STILL, columns, rows - down * share, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    followed = MovedPicture(PICTURE, STILL, mouth_mask()).follow(frame)
+    followed = MovedPicture(PICTURE, STILL, mouth_mask(), NOWHERE).follow(frame)
     below, above = slice(60 * SCALE, 85 * SCALE), slice((60 - down) * SCALE, (85 - down) * SCALE)
     inner = slice(15 * SCALE, -15 * SCALE)
     enlarged = cv2.resize(frame, PICTURE.shape[1::-1], interpolation=cv2.INTER_CUBIC)
@@ -70,10 +71,10 @@ def test_in_the_mouth_the_frame_says_what_is_there_and_it_is_stressed():
     frame = STILL.copy()
     frame[MOUTH] = (20, 10, 15)
     frame[58:62, 34:62] = 240
-    followed = MovedPicture(PICTURE, STILL, mouth_mask()).follow(frame)
+    followed = MovedPicture(PICTURE, STILL, mouth_mask(), NOWHERE).follow(frame)
     enlarged = cv2.resize(frame, PICTURE.shape[1::-1], interpolation=cv2.INTER_CUBIC).astype(int)
     inside = (slice(58 * SCALE, 74 * SCALE), slice(36 * SCALE, 60 * SCALE))
-    stressed = (PICTURE[inside] + 1.2 * (enlarged[inside] - PICTURE[inside])).clip(0, 255)
+    stressed = (PICTURE[inside] + 1.3 * (enlarged[inside] - PICTURE[inside])).clip(0, 255)
     assert np.abs(followed[inside] - stressed).mean() < 6
     assert followed[60 * SCALE, 48 * SCALE].min() > 200
 
@@ -85,17 +86,36 @@ def test_what_is_drawn_outside_the_mouth_is_left_out():
     cv2.line(lined, (70, 50), (90, 46), (40, 40, 40), 1, cv2.LINE_AA)
     enlarged = cv2.resize(lined, flat.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     assert enlarged.min() < 60
-    assert np.array_equal(MovedPicture(flat, still, mouth_mask()).follow(lined), flat)
+    assert np.array_equal(MovedPicture(flat, still, mouth_mask(), NOWHERE).follow(lined), flat)
+
+
+def test_a_haze_on_the_upper_lip_is_left_out_and_teeth_are_not():
+    flat = np.full((SIZE * SCALE, SIZE * SCALE, 3), 120, np.uint8)
+    still, upper = reduced(flat), (slice(58, 74), slice(32, 48))
+    upper_lip = NOWHERE.copy()
+    upper_lip[MOUTH[0], : upper[1].stop] = 1
+
+    def shown(level: int) -> tuple[int, int]:
+        frame = still.copy()
+        frame[MOUTH] = level
+        followed = MovedPicture(flat, still, mouth_mask(), upper_lip).follow(frame)
+        return followed[66 * SCALE, 40 * SCALE, 0], followed[66 * SCALE, 56 * SCALE, 0]
+
+    haze, lower = shown(135)
+    assert haze == 120
+    assert lower > 135
+    teeth, _ = shown(240)
+    assert teeth > 235
 
 
 def test_the_mask_moves_with_the_lips():
     rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     frame = cv2.remap(STILL, columns, rows - 4, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     frame[76:79, 36:60] = 0
-    entered = MovedPicture(PICTURE, STILL, mouth_mask()).follow(frame)  # a place that only the moved lips hold
+    entered = MovedPicture(PICTURE, STILL, mouth_mask(), NOWHERE).follow(frame)  # a place that only the moved lips hold
     assert entered[77 * SCALE + 2, 40 * SCALE : 56 * SCALE].max() < 40
     frame[56:59, 36:60] = 0  # and one that they left
-    left = MovedPicture(PICTURE, STILL, mouth_mask()).follow(frame)
+    left = MovedPicture(PICTURE, STILL, mouth_mask(), NOWHERE).follow(frame)
     assert left[57 * SCALE, 40 * SCALE : 56 * SCALE].mean() > 60
 
 
@@ -103,7 +123,7 @@ def test_the_mask_moves_with_the_lips():
 def test_pictures_of_any_size(height, width):
     picture = textured(height, width, seed=2)
     still = reduced(picture)
-    moved = MovedPicture(picture, still, mouth_mask())
+    moved = MovedPicture(picture, still, mouth_mask(), NOWHERE)
     assert np.array_equal(moved.follow(still), picture)
     frame = still.copy()
     frame[MOUTH] = 10
@@ -130,7 +150,7 @@ def test_where_nothing_moves_pixels_stay_to_the_last_level(side):
     assert np.array_equal(part.taken(picture, np.zeros((SIZE, SIZE, 2), np.float32)), picture[part.there])
     frame = still.copy()
     frame[MOUTH], frame[2:8, :] = 20, 255  # the mouth, and a strip along the edge
-    followed = MovedPicture(picture, still, mouth_mask()).follow(frame)
+    followed = MovedPicture(picture, still, mouth_mask(), NOWHERE).follow(frame)
     between = slice(round(side * 0.25), round(side * 0.42))
     assert np.array_equal(followed[between], picture[between])
 
@@ -139,7 +159,7 @@ def test_patches_that_overlap_do_not_undo_each_other():
     rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     frame = cv2.remap(STILL, columns, rows - 3 * np.clip((rows - 30) / 20, 0, 1), cv2.INTER_CUBIC)
     frame[10:14, 40:56] = 255 - frame[10:14, 40:56]
-    moved = MovedPicture(PICTURE, STILL, mouth_mask())
+    moved = MovedPicture(PICTURE, STILL, mouth_mask(), NOWHERE)
     first = moved.follow(frame)
     small = STILL.copy()
     small[90:, 90:] = 255
@@ -153,7 +173,7 @@ def test_patches_that_overlap_do_not_undo_each_other():
 def test_frames_of_any_shape_are_survived(size):
     picture = textured(300, 300, seed=5)
     still = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
-    moved = MovedPicture(picture, still, np.ones(size, np.float32))
+    moved = MovedPicture(picture, still, np.ones(size, np.float32), np.zeros(size, np.float32))
     for rows, columns in ((slice(-4, None), slice(None)), (slice(None), slice(0, 5)), (slice(0, 3), slice(0, 3))):
         frame = still.copy()
         frame[rows, columns] = 255 - frame[rows, columns]
@@ -161,12 +181,13 @@ def test_frames_of_any_shape_are_survived(size):
 
 
 def test_other_frames_than_the_still_are_refused():
-    moved = MovedPicture(PICTURE, STILL, mouth_mask())
+    moved = MovedPicture(PICTURE, STILL, mouth_mask(), NOWHERE)
     for frame in (STILL.astype(np.float32), STILL[:50], STILL[..., :2]):
         with pytest.raises(ValueError, match="uint8"):
             moved.follow(frame)
 
 
-def test_a_mask_of_another_size_is_refused():
+@pytest.mark.parametrize("sizes", [((10, 10), (SIZE, SIZE)), ((SIZE, SIZE), (SIZE, 10))])
+def test_a_mask_of_another_size_is_refused(sizes):
     with pytest.raises(ValueError, match="mask"):
-        MovedPicture(PICTURE, STILL, np.zeros((10, 10), np.float32))
+        MovedPicture(PICTURE, STILL, *(np.zeros(size, np.float32) for size in sizes))

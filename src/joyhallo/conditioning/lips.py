@@ -22,7 +22,7 @@ _LOWER_COLUMNS = (
 PARTED_CM = 0.12  # lips that are nearer are shut
 _LEAST_INSET_CM, _MARGIN_CM = 0.12, 0.06
 _DEEPEST = 0.6  # of the lip's thickness
-_SOFT_EDGE = 0.05  # of the lips' width
+_SOFT_EDGE, _SHARP_EDGE = 0.05, 0.02  # of the lips' width
 _CLEARLY_BRIGHTER = 20.0  # teeth than lips, in 0..255: otherwise there are none to keep out
 
 
@@ -123,9 +123,28 @@ def lip_region(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Returns [h, w] float32, 1 on the lips, with a soft edge to 0 around them.
     """
-    outline = points[list(anatomy.OUTER_LIP_RING), :2]
+    soft = _softly_filled(points[list(anatomy.OUTER_LIP_RING), :2], size, _SOFT_EDGE * _lip_width(points))
+    return np.minimum(1, 2 * soft)  # the edge lies outside
+
+
+def upper_lip_region(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Where the outer half of the upper lip is, and the skin above it, for lips shut at `points` [K, 2 or 3] as above.
+
+    Returns [h, w] float32, 1 there; the half at the inner line, where a lip that is raised gives way to teeth, is 0.
+    """
+    outer, inner = points[list(anatomy.OUTER_UPPER_LIP), :2], points[list(anatomy.INNER_UPPER_LIP), :2]
+    middle = (outer + inner) / 2
+    middle[[0, -1]] = outer[[0, -1]]
+    skin = outer + 1.5 * (outer - inner)
+    return _softly_filled(np.concatenate([skin, middle[::-1]]), size, _SHARP_EDGE * _lip_width(points))
+
+
+def _lip_width(points: np.ndarray) -> float:
+    return float(np.linalg.norm(points[anatomy.LEFT_MOUTH_CORNER, :2] - points[anatomy.RIGHT_MOUTH_CORNER, :2]))
+
+
+def _softly_filled(outline: np.ndarray, size: tuple[int, int], edge_px: float) -> np.ndarray:
+    """[h, w] float32: 1 within an outline [n, 2] in pixels, 0 without, and half at the middle of a soft edge."""
     region = np.zeros(size, np.float32)
     cv2.fillPoly(region, [np.round(outline * 16).astype(np.int32)], 1.0, cv2.LINE_8, 4)
-    across = points[anatomy.LEFT_MOUTH_CORNER, :2] - points[anatomy.RIGHT_MOUTH_CORNER, :2]
-    soft = cv2.GaussianBlur(region, (0, 0), max(0.8, _SOFT_EDGE * float(np.linalg.norm(across))))
-    return np.minimum(1, 2 * soft)  # the edge lies outside
+    return cv2.GaussianBlur(region, (0, 0), max(0.8, edge_px))

@@ -17,7 +17,8 @@ _SPREAD = 0.03  # of the shorter side
 _SMOOTHNESS = 0.012  # of the movement: neighbouring skin goes the same way
 # Levels of difference from the moved picture: below the first a mouth has only moved, above the second it shows something new.
 _ALIKE, _UNLIKE = 2.5, 9.0
-_STRESSED = 1.2  # what is new, against how the frame shows it: frames of uncertain lips lie between open and shut
+_DOUBT = 0.85  # of a difference on the upper lip: what uncertain weights draw there is a haze more often than teeth
+_STRESSED = 1.3  # what is new, against how the frame shows it: frames of uncertain lips lie between open and shut
 _FELT = 0.008  # of the shorter side: over which they are felt
 _SHORTEST_PX, _LONGEST = 64, 2  # frames that a movement can be read from: their shorter side, and the longer one against it
 
@@ -31,16 +32,19 @@ class MovedPicture:
     still : [h, w, 3], uint8, what the frames' maker makes of the unmoved picture.
     lips : [h, w], float32 in 0 to 1, the lips in the still. They move as the frames move, and between them appears what the
         picture does not have.
+    upper_lip : [h, w], float32 in 0 to 1, the outer half of the upper lip in the still: only strong differences show there.
     """
 
-    def __init__(self, picture: np.ndarray, still: np.ndarray, lips: np.ndarray) -> None:
-        if lips.shape != still.shape[:2]:
-            raise ValueError(f"the lips' mask is {list(lips.shape)}, the still {list(still.shape)} (height, width)")
+    def __init__(self, picture: np.ndarray, still: np.ndarray, lips: np.ndarray, upper_lip: np.ndarray) -> None:
+        for mask in (lips, upper_lip):
+            if mask.shape != still.shape[:2]:
+                raise ValueError(f"a mask of the lips is {list(mask.shape)}, the still {list(still.shape)} (height, width)")
         self._picture, self._shape = np.ascontiguousarray(picture), still.shape
         # Frames are read at their own size, or at the picture's where that is smaller.
         self._size = min(picture.shape[0], still.shape[0]), min(picture.shape[1], still.shape[1])
         self._side = min(self._size)
-        self._still, self._lips = self._reduced(still), self._reduced(lips)
+        self._still = self._reduced(still)
+        self._lips, self._belief = self._reduced(lips), 1 - _DOUBT * self._reduced(upper_lip)
         self._grey = cv2.cvtColor(self._still, cv2.COLOR_RGB2GRAY)
         # OpenCV's flow crashes on small and on long frames; there, nothing but the mouth changes.
         has_movement = self._side >= _SHORTEST_PX and max(self._size) <= _LONGEST * self._side
@@ -85,10 +89,10 @@ class MovedPicture:
             back = self._flow.calc(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), self._grey, back)
             back = moved[..., None] * cv2.GaussianBlur(back, (0, 0), self._side * _SMOOTHNESS)
         places = back + _grid(*self._size)
-        laid, lips = _taken(self._still, places, cv2.INTER_LINEAR), _taken(self._lips, places, cv2.INTER_LINEAR)
+        laid, lips, belief = (_taken(one, places, cv2.INTER_LINEAR) for one in (self._still, self._lips, self._belief))
         difference = _strongest(cv2.absdiff(frame, laid)).astype(np.float32)
         felt = cv2.GaussianBlur(difference, (0, 0), max(0.8, self._side * _FELT))
-        return back, _STRESSED * moved * lips * _smooth_step(felt, _ALIKE, _UNLIKE)
+        return back, _STRESSED * moved * lips * _smooth_step(belief * felt, _ALIKE, _UNLIKE)
 
 
 class _Enlarging:
