@@ -1,4 +1,4 @@
-"""Which clips the report is made of, and how they are made: once for each set of weights."""
+"""Which clips the report is made of, and how they are made: once for the same weights and code."""
 
 import hashlib
 import time
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import joyhallo
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.data.framing import FaceCrop
@@ -29,7 +30,7 @@ from mini_report.people import STYLES, in_style
 from mini_report.sayings import Saying, english, sentences, syllables_in_a_row, tracked_file
 from mini_report.traces import Trace, engine_points, film_trace, trace
 
-VERSION = 3  # of what is measured: what an older one has kept is made anew
+VERSION = 3  # of what the real films and the engine are measured for: what an older one has kept is made anew
 _MOST_STYLED, _FEWEST_FOR_STYLES = 6, 12  # portraits
 _PLAYED = Output(paste_back=False, crf=20)
 
@@ -98,11 +99,11 @@ def open_tools() -> tuple[FaceMesh, CanonicalMesh]:
 
 
 def fingerprint(model: str) -> str:
-    """Twelve hexadecimal digits: the same for the same files, computed in the same numbers."""
-    folder = find_folder(model)
+    """Twelve hexadecimal digits: the same for the same weights and the same code, computed in the same numbers."""
     digest = hashlib.sha256(f"{VERSION} {dtype_name(_dtype())}".encode())
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
-        digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}".encode())
+    for folder, endings in ((find_folder(model), (".json", ".safetensors")), (Path(joyhallo.__file__).parent, (".py",))):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in endings):
+            digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}".encode())
     return digest.hexdigest()[:12]
 
 

@@ -265,6 +265,20 @@ def test_other_weights_have_another_folder(tmp_path):
     assert clips.fingerprint(str(weights)) not in (before, after)
 
 
+def test_other_code_has_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text("{}")
+    monkeypatch.setattr(clips, "find_folder", Path)
+    monkeypatch.setattr(clips.joyhallo, "__file__", str(tmp_path / "code" / "__init__.py"))
+    (tmp_path / "code" / "media").mkdir(parents=True)
+    code = tmp_path / "code" / "media" / "paste.py"
+    code.write_text("one = 1")
+    first = clips.fingerprint(str(tmp_path / "weights"))
+    assert clips.fingerprint(str(tmp_path / "weights")) == first
+    code.write_text("one = 2")
+    assert clips.fingerprint(str(tmp_path / "weights")) != first
+
+
 def test_a_clip_that_is_there_is_not_made_again(tmp_path):
     sources = clips.Sources(tmp_path, tmp_path, tmp_path, tmp_path, tmp_path / "work")
     (tmp_path / "weights").mkdir()
