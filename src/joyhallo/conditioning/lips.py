@@ -128,7 +128,7 @@ def lip_region(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def upper_lip_region(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Where the outer half of the upper lip is, and the skin above it, for lips shut at `points` [K, 2 or 3] of a frame of `size`.
+    """Where the outer half of the upper lip and the skin above it are; `points` and `size` as for `lip_region`.
 
     Returns [h, w] float32, 1 there; the half at the inner line, where a lip that is raised gives way to teeth, is 0.
     """
