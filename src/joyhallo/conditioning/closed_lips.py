@@ -19,6 +19,7 @@ from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.lips import INNER_LOWER, INNER_UPPER, PARTED_CM, closed_mouth, lip_gap, without_teeth
 from joyhallo.conditioning.similarity import Similarity
 from joyhallo.conditioning.stretch import source_heights
+from joyhallo.easing import smooth_step
 from joyhallo.models.latents import to_frames
 from joyhallo.models.lip_reader import WINDOW, LipReader
 
@@ -148,8 +149,7 @@ def _beside(x: np.ndarray, points: np.ndarray) -> np.ndarray:
     """1 between the corners of the mouth, falling to 0 beside them: [h, w]."""
     ends = points[list(_CORNERS), 0]
     outside = np.maximum(ends.min() - x, x - ends.max()) / _BESIDE_CM
-    share = np.clip(1 - outside, 0, 1)
-    return np.asarray(share * share * (3 - 2 * share))
+    return smooth_step(outside, 1, 0)
 
 
 def _stretched(part: np.ndarray, pose: Similarity, down: np.ndarray) -> np.ndarray:

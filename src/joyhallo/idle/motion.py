@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from joyhallo.easing import smooth_step
 from joyhallo.idle.curves import FPS, draw_blinks, smooth, wander
 
 _BLINKS_PER_S = 0.3
@@ -51,6 +52,5 @@ def draw_idle_motion(loudness: np.ndarray, seed: int) -> IdleMotion:
     nod += np.radians(_BEAT_DEG) * beat
     shifts = [_SHIFT * wander(count, random) for _ in range(2)]
     head = np.stack([turn, nod, tilt, *shifts], 1)
-    begun = np.clip(np.arange(count) / (_BEGINS_S * FPS), 0, 1)[:, None]
-    head = (head - head[:1]) * begun * begun * (3 - 2 * begun)
+    head = (head - head[:1]) * smooth_step(np.arange(count), 0, _BEGINS_S * FPS)[:, None]
     return IdleMotion(draw_blinks(count, _BLINKS_PER_S, random), head)

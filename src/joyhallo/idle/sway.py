@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from joyhallo.conditioning.anatomy import silhouette_box
+from joyhallo.easing import smooth_step
 from joyhallo.idle.motion import HeadPose
 
 _CELL_PX = 8  # the field is computed on a grid and smooth between
@@ -57,9 +58,9 @@ def _fields(at: np.ndarray, middle: np.ndarray, radii: np.ndarray, face_px: floa
     """Where places `at` [h, w, 2] go per unit of each number of a pose, in pixels: [5, h, w, 2]."""
     from_middle = at - middle
     radius = np.linalg.norm(from_middle / radii, axis=-1)
-    follows = _falling(radius, _WHOLE, _NOTHING)
+    follows = smooth_step(radius, _NOTHING, _WHOLE)
     edge = np.minimum.reduce([at[..., 0] + 1, size[1] - at[..., 0], at[..., 1] + 1])  # shoulders may reach the lower edge
-    follows *= 1 - _falling(edge / (_BORDER * min(size)), 0.0, 1.0)
+    follows *= smooth_step(edge, 0, _BORDER * min(size))
     front = _DEPTH * face_px * np.clip(1 - (radius / _WHOLE) ** 2, 0, None)  # towards the viewer, 0 at the outline
     nothing = np.zeros_like(follows)
     from_pivot = from_middle - [0, _PIVOT * face_px]
@@ -67,9 +68,3 @@ def _fields(at: np.ndarray, middle: np.ndarray, radii: np.ndarray, face_px: floa
     axes = [np.stack(pair, -1) for pair in ((front * follows, nothing), (nothing, front * follows))]
     shifts = [np.stack(pair, -1) for pair in ((follows, nothing), (nothing, follows))]
     return np.stack([axes[0], axes[1], tilt, *shifts])
-
-
-def _falling(values: np.ndarray, first: float, last: float) -> np.ndarray:
-    """1 up to `first`, 0 from `last` on, smooth between."""
-    share = np.clip((last - values) / (last - first), 0, 1)
-    return np.asarray(share * share * (3 - 2 * share))

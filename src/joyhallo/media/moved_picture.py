@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from joyhallo.easing import smooth_step
 from joyhallo.media.paste import between, per_channel
 
 _STILL, _MOVED = 4.0, 10.0  # levels of change, felt over _SPREAD: below the first nothing has moved, above the second all has
@@ -79,7 +80,7 @@ class MovedPicture:
         """How much of each place of a frame has moved, [h, w] float32 in 0 to 1."""
         change = _strongest(cv2.absdiff(frame, self._still)).astype(np.float32)
         felt = cv2.GaussianBlur(change, (0, 0), max(0.8, self._side * _SPREAD))
-        return _smooth_step(felt, _STILL, _MOVED)
+        return smooth_step(felt, _STILL, _MOVED)
 
     def _read(self, frame: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of every place of a frame, float32: the way back to where it was in the still, [h, w, 2] (columns and rows), and how
@@ -92,7 +93,7 @@ class MovedPicture:
         laid, lips, belief = (_taken(one, places, cv2.INTER_LINEAR) for one in (self._still, self._lips, self._belief))
         difference = _strongest(cv2.absdiff(frame, laid)).astype(np.float32)
         felt = cv2.GaussianBlur(difference, (0, 0), max(0.8, self._side * _FELT))
-        return back, _STRESSED * moved * lips * _smooth_step(belief * felt, _ALIKE, _UNLIKE)
+        return back, _STRESSED * moved * lips * smooth_step(belief * felt, _ALIKE, _UNLIKE)
 
 
 class _Enlarging:
@@ -146,8 +147,3 @@ def _strongest(difference: np.ndarray) -> np.ndarray:
     """The largest of three channels [h, w, 3]: [h, w]."""
     red, green, blue = cv2.split(difference)
     return cv2.max(cv2.max(red, green), blue)
-
-
-def _smooth_step(levels: np.ndarray, low: float, high: float) -> np.ndarray:
-    share = np.clip((levels - low) / (high - low), 0, 1)
-    return share * share * (3 - 2 * share)

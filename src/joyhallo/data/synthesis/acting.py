@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from joyhallo.data.synthesis.gestures import Gesture, part_of_rotation
+from joyhallo.easing import smooth_step
 from joyhallo.idle.curves import draw_blinks, loudness_of_power, smooth, wander
 
 _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
@@ -120,7 +121,7 @@ def rest_in_silence(gesture: Gesture, loudness: np.ndarray) -> Gesture:
         last = end - _BEFORE_SOUND if end < len(loudness) else end + _RAMP
         frames = np.arange(len(loudness))
         rest = np.maximum(rest, np.clip(np.minimum(frames - first, last - 1 - frames) / _RAMP, 0, 1))
-    share = 1 - rest * rest * (3 - 2 * rest)
+    share = 1 - smooth_step(rest, 0, 1)
     shape = gesture.shape.copy()
     kept = [*_BROWS, *_FOREHEAD]
     shape *= share[:, None, None]

@@ -6,6 +6,7 @@ import numpy as np
 
 from joyhallo.conditioning import anatomy
 from joyhallo.data.synthesis.teeth import Teeth
+from joyhallo.easing import smooth_step
 
 _CAVITY, _TONGUE, _TEETH = np.array([58.0, 24, 22]), np.array([150.0, 78, 76]), np.array([206.0, 194, 178])
 _TEETH_HEIGHT_CM, _TEETH_WIDTH_CM = 0.85, 0.72  # of painted teeth, where no strip is given
@@ -78,8 +79,7 @@ def paint_inside(places: np.ndarray, placed: np.ndarray, rigid: np.ndarray, look
     shade = (0.7 + 0.3 * np.clip((y - top) / 0.35, 0, 1))[..., None] * (1 - 0.45 * side**2.5)
     colour = colour * (1 - teeth[..., 3:]) + teeth[..., :3] * shade
     # In a slit, and so at the corners, there is nothing but lip in shadow: no dark or white speck.
-    open_share = np.clip(thickness / _THIN_CM, 0, 1)[..., None]
-    open_share = open_share**2 * (3 - 2 * open_share)
+    open_share = smooth_step(thickness, 0, _THIN_CM)[..., None]
     return np.clip(colour * open_share + 0.5 * look.lip * (1 - open_share), 0, 255)
 
 
