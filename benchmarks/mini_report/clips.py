@@ -150,13 +150,13 @@ class Maker:
         speech = self.pipe.speech(job.saying.speech)
         frames = np.concatenate([clip.frames for clip in self.pipe.stream(portrait, speech, Options())])
         spent_s = time.process_time() - begun
-        still, idle = self.pipe.still(portrait), self.pipe.idle_motion(speech)
+        rest, idle = self.pipe.rest(portrait), self.pipe.idle_motion(speech)
         video = self.video_of(job)
         video.parent.mkdir(parents=True, exist_ok=True)
-        with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, still, idle) as writer:
+        with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, rest, idle) as writer:
             for frame in frames:
                 writer.write(frame)
-        finish = Finish(portrait, _PLAYED, still, idle)
+        finish = Finish(portrait, _PLAYED, rest, idle)
         finished = np.stack([finish.apply(frame, number) for number, frame in enumerate(frames)])
         return trace(finished, self._as_given(picture, portrait), self.tools, spent_s)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from joyhallo.conditioning.anatomy import speaking_box
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.identity import IdentityEncoder, MiniIdentity
 from joyhallo.conditioning.portrait import Framing, Portrait, prepare_portrait
@@ -23,10 +24,19 @@ from joyhallo.idle.motion import IdleMotion, draw_idle_motion
 from joyhallo.media.image import read_image
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.conditions import ClipInputs
-from joyhallo.models.latents import LatentSpace, decode_changes, decode_latents, downscale_factor, encode_pixels, to_frames
+from joyhallo.models.latents import (
+    Cells,
+    LatentSpace,
+    decode_changes,
+    decode_latents,
+    downscale_factor,
+    encode_pixels,
+    to_frames,
+)
 from joyhallo.models.lip_reader import LipReader
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.models.unet import Conditioning
+from joyhallo.mouth.rest import Rest
 from joyhallo.presets import Sampling
 from joyhallo.sampling.guidance import conditional_half, unconditional_frame, with_unconditional
 from joyhallo.sampling.noise import clip_noise
@@ -157,6 +167,11 @@ class Animator:
             return None
         return to_frames(decode_latents(self.vae, encode_pixels(self.vae, portrait.pixels[None])))[0]
 
+    def rest(self, portrait: Portrait) -> Rest | None:
+        """How these weights show the unmoved portrait; None for weights that do not predict changes, or have no lip reader."""
+        still = self.still(portrait)
+        return None if still is None or self.lip_reader is None else Rest(still, self.lip_reader)
+
     def idle_motion(self, speech: SpeechFeatures, seed: int = DEFAULTS.seed) -> IdleMotion | None:
         """How head and eyes move by themselves while somebody speaks, for weights that hold them still; None for others."""
         return draw_idle_motion(loudness_of_power(speech.power()), seed) if self.sampling.idle_motion else None
@@ -197,6 +212,7 @@ class _Run:
             self.portrait_latents = encode_pixels(pipe.vae, portrait.pixels[None]).to(**self.like)  # [1,C,h,w]
             decodes_changes = pipe.latent_space.form == "residual" and isinstance(pipe.vae, PatchAutoencoder)
             self.still = decode_latents(pipe.vae, self.portrait_latents) if decodes_changes else None  # [1,3,H,W]
+            self.speaking = _cells_of(speaking_box(portrait.landmarks), self.portrait_latents, self.pixels)
             self.location = pipe.face_locator(portrait.face_region[None].to(**self.like))
             embedding = portrait.face_embedding[None].to(**self.like)
             self.face_tokens = pipe.face_projector(embedding)
@@ -211,10 +227,16 @@ class _Run:
         start = index * self.sampling.clip_length
         latents = self.sample(index, self.velocity(self.inputs(start, past)))
         latents = self.pipe.latent_space.from_sampled(latents[0].transpose(0, 1), self.portrait_latents)  # [F,C,h,w]
-        pixels = decode_changes(self.pipe.vae, latents, self.portrait_latents, self.still).cpu()
+        pixels = self.decode(latents).cpu()
         kept = min(self.sampling.clip_length, self.speech.num_frames - start)
         past = torch.cat([past, pixels])[len(pixels) :]  # a clip may be shorter than the past
         return Clip(index, to_frames(pixels[:kept]), past)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [F,C,h,w] → pixels [F,3,H,W]; of weights that predict changes, what speaks of a face."""
+        if self.still is None:
+            return decode_latents(self.pipe.vae, latents)
+        return decode_changes(self.pipe.vae, latents, self.portrait_latents, self.still, self.speaking)
 
     def inputs(self, start: int, past: Tensor) -> ClipInputs:
         """The clip's conditions, with the unconditional half where there is guidance."""
@@ -276,3 +298,11 @@ class _Run:
                 found = f"{place}, step {step + 1} of {self.num_steps}: the latents are not finite"
                 raise UserError(f"{found} in {str(self.like['dtype']).removeprefix('torch.')}: run again with {remedy}")
         return latents
+
+
+def _cells_of(box: np.ndarray, latents: Tensor, pixels: Tensor) -> Cells:
+    """The cells of latents [1,C,h,w] that a box [4] (x0, y0, x1, y1) in a picture [3,H,W] touches."""
+    per_pixel = latents.shape[-2] / pixels.shape[-2], latents.shape[-1] / pixels.shape[-1]
+    left, right = np.clip([np.floor(box[0] * per_pixel[1]), np.ceil(box[2] * per_pixel[1])], 0, latents.shape[-1]).astype(int)
+    top, bottom = np.clip([np.floor(box[1] * per_pixel[0]), np.ceil(box[3] * per_pixel[0])], 0, latents.shape[-2]).astype(int)
+    return slice(top, bottom), slice(left, right)

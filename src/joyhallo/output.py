@@ -7,7 +7,6 @@ from types import TracebackType
 
 import numpy as np
 
-from joyhallo.conditioning.lips import lip_region, upper_lip_region
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.errors import UserError
 from joyhallo.idle.liveliness import Liveliness
@@ -18,6 +17,8 @@ from joyhallo.media.mark import DEFAULT_TEXT, Mark
 from joyhallo.media.moved_picture import MovedPicture
 from joyhallo.media.paste import Crop, Paster
 from joyhallo.media.writer import VideoWriter
+from joyhallo.mouth.drawing import SpeakingMouth
+from joyhallo.mouth.rest import LipFollower, Rest
 from joyhallo.presets import MOST_MOVEMENT
 
 SHORTEST_PX = 64  # of the longer side
@@ -58,18 +59,15 @@ class Output:
 class Finish:
     """Frames of the face become finished pictures: moved, put back, with a head and eyes that live.
 
-    `still` [H,W,3] uint8 is the frame that the weights make of the unmoved portrait, for those that predict changes: then the
-    picture keeps its own pixels, moved as the frames move (`MovedPicture`). `idle` is what head and eyes do by themselves, for
-    weights that hold them still.
+    `rest` is how the weights show the unmoved portrait, for those that predict changes: then the picture keeps its own pixels,
+    its skin moved as the frames move (`MovedPicture`) and its lips as they are read in them (`SpeakingMouth`). `idle` is what
+    head and eyes do by themselves, for weights that hold them still.
     """
 
-    def __init__(self, portrait: Portrait, output: Output, still: np.ndarray | None, idle: IdleMotion | None = None) -> None:
+    def __init__(self, portrait: Portrait, output: Output, rest: Rest | None, idle: IdleMotion | None = None) -> None:
         pasted = output.paste_back and portrait.crop is not None
         self.paster = paster_of(portrait, output.longest_side_px) if pasted else frame_paster(portrait)
-        self.moved: MovedPicture | None = None
-        if still is not None:
-            masks = (region(portrait.landmarks, still.shape[:2]) for region in (lip_region, upper_lip_region))
-            self.moved = MovedPicture(self.paster.beneath, still, *masks)
+        self.speaking = None if rest is None else _SpeakingPicture(portrait, self.paster.beneath, rest)
         self.liveliness: Liveliness | None = None
         if idle is not None and output.movement > 0:
             height, width = portrait.pixels.shape[1:]
@@ -83,12 +81,32 @@ class Finish:
 
     def apply(self, frame: np.ndarray, number: int) -> np.ndarray:
         """The picture [H,W,3] uint8 of frame `number`, [h,w,3] uint8."""
-        picture = self.paster.paste(self.moved.follow(frame) if self.moved else frame)
+        picture = self.paster.paste(self.speaking.follow(frame) if self.speaking else frame)
         return self.liveliness.apply(picture, number) if self.liveliness else picture
 
 
+class _SpeakingPicture:
+    """What a picture [H, W, 3] shows of the portrait, speaking as frames of it do."""
+
+    def __init__(self, portrait: Portrait, picture: np.ndarray, rest: Rest) -> None:
+        height, width = rest.still.shape[:2]
+        self.moved, self.follower = MovedPicture(picture, rest.still), LipFollower(rest, portrait.landmarks)
+        per_pixel = np.array([picture.shape[1] / width, picture.shape[0] / height, picture.shape[1] / width])
+        self.mouth = SpeakingMouth(picture, portrait.landmarks * per_pixel, (height, width), portrait.teeth)
+
+    def follow(self, frame: np.ndarray) -> np.ndarray:
+        """The picture [H, W, 3] uint8 as it is in a frame [h, w, 3] uint8; its very pixels where nothing moves."""
+        lips = self.mouth.lips(self.follower.moves(frame))
+        if lips is None:
+            return self.moved.carried(self.moved.way(frame))
+        way = self.moved.way(frame, self.mouth.covered(lips, self.moved.size))
+        picture = self.moved.carried(way)
+        self.mouth.draw(picture, way, lips)
+        return picture
+
+
 class TalkingWriter:
-    """Context manager: frames of the face in, a labelled video out, whole or not at all. `still` and `idle`: see `Finish`."""
+    """Context manager: frames of the face in, a labelled video out, whole or not at all. `rest` and `idle`: see `Finish`."""
 
     def __init__(
         self,
@@ -96,7 +114,7 @@ class TalkingWriter:
         portrait: Portrait,
         speech: str | Path | np.ndarray | None,
         output: Output,
-        still: np.ndarray | None,
+        rest: Rest | None,
         idle: IdleMotion | None = None,
     ) -> None:
         self.path, self.output = path, output
@@ -104,7 +122,7 @@ class TalkingWriter:
             from joyhallo.media.credentials import check_signing
 
             check_signing(output.c2pa_cert, output.c2pa_key)
-        self.finish = Finish(portrait, output, still, idle)
+        self.finish = Finish(portrait, output, rest, idle)
         size = self.size = self.finish.size
         self.mark = None if output.mark == "off" else Mark(size, output.mark_text or DEFAULT_TEXT, output.mark)  # type: ignore[arg-type]
         self.label = new_label(output.provider, uuid.uuid4().hex)

@@ -115,7 +115,7 @@ def mini() -> Preset:
         sampling=Sampling(
             height=256,
             width=256,
-            num_steps=2,
+            num_steps=1,
             guidance_scale=1.7,
             guidance_end=0.4,
             unconditional_drops=("audio",),

@@ -240,7 +240,7 @@ def _make(
         clock.show(Progress("animating", index, total, frames, speech.num_frames, elapsed, left))
 
     idle = pipe.idle_motion(speech, request.seed)
-    with TalkingWriter(job.video, portrait, request.speech, request.file(rate), pipe.still(portrait), idle) as writer:
+    with TalkingWriter(job.video, portrait, request.speech, request.file(rate), pipe.rest(portrait), idle) as writer:
         for index in range(done):
             _write(writer, job.frames(index))
         clock.lap("writing")

@@ -8,6 +8,7 @@ import numpy as np
 
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.idle.motion import IdleMotion
+from joyhallo.mouth.rest import Rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +19,7 @@ class Video:
     fps: int
     portrait: Portrait
     speech: str | Path | np.ndarray | None  # the recording as it was given; None when only its features were
-    still: np.ndarray | None = None  # [H,W,3] uint8, what the weights make of the unmoved portrait
+    rest: Rest | None = None  # how the weights show the unmoved portrait, where they predict changes
     idle: IdleMotion | None = None  # of head and eyes, where the weights hold them still
 
     def write(self, path: str | Path, *, paste_back: bool = True, **output: Any) -> Path:  # noqa: ANN401 (the fields of Output)
@@ -32,7 +33,7 @@ class Video:
         from joyhallo.output import Output, TalkingWriter
 
         how = Output(paste_back=paste_back, fps=self.fps, **output)
-        with TalkingWriter(Path(path), self.portrait, self.speech, how, self.still, self.idle) as writer:
+        with TalkingWriter(Path(path), self.portrait, self.speech, how, self.rest, self.idle) as writer:
             for frame in self.frames:
                 writer.write(frame)
         return Path(path)

@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 GROUND = {"errors", "presets", "_version", "easing"}  # modules without imports of ours that every room may use
 STATION = {"device"}  # asked by whoever runs networks
 _PIPELINE = {"media", "models", "sampling", "weights", "conditioning"}
-_RENDER = _PIPELINE | {"animator", "pipeline", "video", "output", "idle"}
+_RENDER = _PIPELINE | {"animator", "pipeline", "video", "output", "mouth", "idle"}
 MAY_IMPORT = {
     "media": set(),
     "models": set(),
@@ -22,10 +22,11 @@ MAY_IMPORT = {
     "weights": {"models", "sampling"},
     "conditioning": {"media", "models"},
     "idle": {"conditioning"},
-    "output": {"media", "conditioning", "idle"},
-    "video": {"media", "conditioning", "output", "idle"},
-    "animator": _PIPELINE | {"idle"},
-    "pipeline": _PIPELINE | {"animator", "video", "output", "idle"},
+    "mouth": {"conditioning", "models"},
+    "output": {"media", "conditioning", "mouth", "idle"},
+    "video": {"media", "conditioning", "output", "mouth", "idle"},
+    "animator": _PIPELINE | {"mouth", "idle"},
+    "pipeline": _PIPELINE | {"animator", "video", "output", "mouth", "idle"},
     "job_folder": {"media", "animator"},
     "render": _RENDER | {"job_folder"},
     "data": _RENDER | {"render"},

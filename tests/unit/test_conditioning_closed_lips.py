@@ -5,45 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from drawn_face import LIP, WHITE, drawn, face
 from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.closed_lips import are_parted, close_lips
 from joyhallo.conditioning.face import Face
-from joyhallo.conditioning.lips import lip_region, upper_lip_region
 from joyhallo.conditioning.portrait import Framing, prepare_portrait
 from joyhallo.conditioning.stretch import source_heights
 from joyhallo.models.lip_reader import LipReader
-
-SIZE, EYES = 256, 89  # pixels: one is a millimetre of an average face
-WHITE, LIP, SKIN = (245, 245, 240), (180, 60, 70), (200, 160, 140)
-
-
-def face(gap: float, roll_deg: float = 0.0) -> np.ndarray:
-    """Points [468, 3] of a face whose lips are `gap` pixels apart in the middle, around (128, 128)."""
-    points = np.zeros((468, 3), np.float32)
-    points[:, :2] = (0, -20)
-    points[anatomy.RIGHT_EYE_OUTER, 0], points[anatomy.LEFT_EYE_OUTER, 0] = -EYES / 2, EYES / 2
-    points[2, :2], points[anatomy.CHIN, :2] = (0, 20), (0, 85)
-    for upper, lower, height, reach in (
-        (anatomy.OUTER_UPPER_LIP, anatomy.OUTER_LOWER_LIP, 16 + gap, 28),
-        (anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP, gap, 24),
-    ):
-        across = np.linspace(-1, 1, 11)
-        for numbers, side in ((upper, -0.5), (lower, 0.5)):
-            for number, x in zip(numbers, across, strict=True):
-                points[number, :2] = (reach * x, 45 + side * height * np.sqrt(1 - x * x))
-    turn = np.radians(roll_deg)
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    points[:, :2] = points[:, :2] @ rotation.T + (SIZE / 2, SIZE / 2 - 20)
-    return points
-
-
-def drawn(points: np.ndarray, inside: tuple[int, int, int] = WHITE) -> np.ndarray:
-    """A face of skin with red lips and teeth between them."""
-    picture = np.full((SIZE, SIZE, 3), SKIN, np.uint8)
-    outer = points[[*anatomy.OUTER_UPPER_LIP, *anatomy.OUTER_LOWER_LIP[-2:0:-1]], :2]
-    for ring, colour in ((outer, LIP), (points[list(anatomy.INNER_LIP_RING), :2], inside)):
-        cv2.fillPoly(picture, [np.round(ring * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
-    return picture
 
 
 def num_white(picture: np.ndarray) -> int:
@@ -181,37 +149,3 @@ def test_a_portrait_with_parted_lips_is_prepared_with_closed_ones():
     assert np.array_equal(closed.landmarks, expected[1])
     assert torch.equal(closed.pixels, torch.from_numpy(expected[0]).permute(2, 0, 1).float() / 127.5 - 1)
     assert torch.equal(closed.face_embedding, as_is.face_embedding)  # of the picture as it was given
-
-
-@pytest.mark.parametrize("roll_deg", [0.0, 25.0])
-def test_the_region_of_the_lips_holds_them_and_little_else(roll_deg):
-    points = face(0, roll_deg)
-    region = lip_region(points, (SIZE, SIZE))
-    assert region.shape == (SIZE, SIZE)
-    turn = np.radians(roll_deg)
-    down = np.array([-np.sin(turn), np.cos(turn)])
-    middle = points[list(anatomy.LIPS), :2].mean(0)
-
-    def at(place: np.ndarray) -> float:
-        return float(region[round(place[1]), round(place[0])])
-
-    assert min(at(middle + along * down) for along in (-6, 0, 6)) > 0.95
-    assert max(at(middle + along * down) for along in (-20, 20)) < 0.05
-    assert 0 < region.mean() < 0.05
-
-
-@pytest.mark.parametrize("roll_deg", [0.0, 25.0])
-def test_the_region_of_the_upper_lip_is_its_outer_half(roll_deg):
-    points = face(0, roll_deg)
-    region = upper_lip_region(points, (SIZE, SIZE))
-    assert region.shape == (SIZE, SIZE)
-
-    def at(upper_share: float, outer: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
-        places = points[list(inner), :2] + upper_share * (points[list(outer), :2] - points[list(inner), :2])
-        columns, rows = np.round(places[3:-3]).astype(int).T
-        return region[rows, columns]
-
-    upper = anatomy.OUTER_UPPER_LIP, anatomy.INNER_UPPER_LIP
-    assert at(1.2, *upper).min() > 0.9
-    assert at(0.1, *upper).max() < 0.4
-    assert at(0.6, anatomy.OUTER_LOWER_LIP, anatomy.INNER_LOWER_LIP).max() < 0.01

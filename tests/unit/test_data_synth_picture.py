@@ -5,10 +5,9 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from joyhallo.conditioning import anatomy, lips
+from joyhallo.conditioning import lips
 from joyhallo.conditioning.similarity import Similarity
 from joyhallo.data.synthesis.lighting import relight, stylise
-from joyhallo.data.synthesis.mouth import MouthLook, paint_inside
 from joyhallo.data.synthesis.raster import Window, blend_into, cut_patches, draw
 
 
@@ -67,30 +66,6 @@ class TestLips:
         image = np.full((128, 128, 3), (150, 80, 80), np.uint8)
         moved = lips.without_teeth(image, points, Similarity(10.0, np.eye(3), np.zeros(3)))
         assert np.abs(moved - points[:, :2]).max() < 2
-
-
-class TestMouth:
-    @staticmethod
-    def mesh(gap_cm: float, px_per_cm: float = 12.0) -> np.ndarray:
-        """Only the inner lips matter: an arc open by `gap_cm` in the middle, shut at the corners."""
-        placed = np.zeros((468, 2))
-        across = np.linspace(-2.2, 2.2, 11)
-        half = gap_cm / 2 * (1 - (across / 2.2) ** 2)
-        placed[list(anatomy.INNER_UPPER_LIP)] = np.stack([across, -half], 1)
-        placed[list(anatomy.INNER_LOWER_LIP)] = np.stack([across, half], 1)
-        return placed * px_per_cm + 100
-
-    def test_teeth_under_the_upper_lip_darkness_below_and_no_specks_at_the_corners(self):
-        look = MouthLook(np.array([200.0, 160, 140]), np.array([170.0, 90, 90]), None, False, 12.0)
-        columns, rows = np.meshgrid(np.arange(60, 140, 1.0), np.arange(85, 115, 1.0))
-        inside = paint_inside(np.stack([columns, rows], -1), self.mesh(1.2), self.mesh(0.0), look)
-        brightness = inside.mean(2)
-        middle = 40  # the column of x = 100
-        assert brightness[10:16, middle].max() > 120  # teeth
-        assert brightness[19:21, middle].max() < 90  # the cavity
-        corner = brightness[14:17, 14]  # at 2.17 cm, where the lips are a third of a millimetre apart
-        lip_in_shadow = 0.5 * look.lip.mean()
-        assert np.abs(corner - lip_in_shadow).max() < 12
 
 
 class TestLight:

@@ -62,6 +62,9 @@ def test_gradients_are_those_of_the_layers_written_out():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max() + 1))
 
 
+ANYWHERE = (slice(0, 9), slice(0, 10))
+
+
 @torch.no_grad()
 def test_only_what_changes_is_decoded():
     model = small()
@@ -71,14 +74,30 @@ def test_only_what_changes_is_decoded():
     latents[2, :, 6, 3] += 1
     still, sizes = decode_latents(model, unchanged), []
     model.decode = lambda part, decode=model.decode: (sizes.append(part.shape), decode(part))[1]
-    pixels = decode_changes(model, latents, unchanged, still)
-    assert sizes[0][2:] == (7, 10), "three cells more on each side, as far as there are any"
+    pixels = decode_changes(model, latents, unchanged, still, ANYWHERE)
+    assert sizes[0] == (2, 4, 6, 8), "two cells more on each side, of the two pictures that change"
     whole = decode_latents(model, latents)
-    changed = (..., slice(4 * 16, 8 * 16), slice(2 * 16, 8 * 16))
+    changed = (slice(1, 3), slice(None), slice(5 * 16, 7 * 16), slice(3 * 16, 7 * 16))
     assert (pixels[changed] - whole[changed]).abs().max() < 0.02
-    assert (pixels[changed] - still[changed].expand_as(pixels[changed])).abs().max() > 0.1
-    outside = torch.ones(9 * 16, 10 * 16, dtype=torch.bool)
-    outside[changed[1:]] = False
-    assert torch.equal(pixels[..., outside], still.expand_as(pixels)[..., outside])
-    assert torch.equal(decode_changes(model, unchanged.repeat(2, 1, 1, 1), unchanged, still), still.repeat(2, 1, 1, 1))
-    assert torch.equal(decode_changes(model, latents, unchanged, None), whole)
+    outside = torch.ones(3, 9 * 16, 10 * 16, dtype=torch.bool)
+    outside[changed[0], *changed[2:]] = False
+    unmoved = still.expand_as(pixels)
+    assert torch.equal(pixels.transpose(0, 1)[:, outside], unmoved.transpose(0, 1)[:, outside])
+    assert (pixels - unmoved).abs().amax((1, 2, 3))[1:].min() > 0.1
+
+
+@torch.no_grad()
+def test_nothing_is_decoded_beyond_the_cells_that_may_change():
+    model = small()
+    unchanged = torch.randn(1, 4, 9, 10)
+    latents, still = unchanged + 1, decode_latents(model, unchanged)
+    within = (slice(4, 7), slice(2, 9))
+    pixels = decode_changes(model, latents, unchanged, still, within)
+    differs = (pixels != still).any(1)[0]
+    rows, columns = differs.any(1).nonzero(), differs.any(0).nonzero()
+    assert (int(rows.min()), int(rows.max())) == (4 * 16, 7 * 16 - 1)
+    assert (int(columns.min()), int(columns.max())) == (2 * 16, 9 * 16 - 1)
+    model.decode = None  # must not be needed
+    assert torch.equal(
+        decode_changes(model, unchanged.repeat(2, 1, 1, 1), unchanged, still, ANYWHERE), still.repeat(2, 1, 1, 1)
+    )

@@ -5,9 +5,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from joyhallo.conditioning import anatomy
 from joyhallo.media.paste import Crop
+from joyhallo.mouth.rest import Rest
 from joyhallo.output import Finish, Output
 from tiny import drawn_portrait
 
@@ -19,11 +21,14 @@ LIPS_AT = (16.0, 22.0)  # column and row of the frame's 32 x 32
 def portrait():
     """Somebody whose lips are in the lower middle of the frame."""
     landmarks = np.zeros((478, 3), np.float32)
-    landmarks[list(anatomy.LIPS), :2] = LIPS_AT
+    landmarks[[*anatomy.LIPS, *anatomy.INNER_LIP_RING], :2] = LIPS_AT
+    landmarks[anatomy.RIGHT_EYE_OUTER, :2], landmarks[anatomy.LEFT_EYE_OUTER, :2] = (7, 8), (25, 8)
     across = np.linspace(-5, 5, 11)
     for contour, side in ((anatomy.OUTER_UPPER_LIP, -1.5), (anatomy.OUTER_LOWER_LIP, 1.5)):
         for number, x in zip(contour, across, strict=True):
             landmarks[number, :2] = (LIPS_AT[0] + x, LIPS_AT[1] + side * np.sqrt(1 - (x / 5) ** 2))
+    for contour in (anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP):
+        landmarks[list(contour), :2] = np.stack([0.9 * across + LIPS_AT[0], np.full(11, LIPS_AT[1])], 1)
     return replace(drawn_portrait((32, 32)), crop=CROP, landmarks=landmarks)
 
 
@@ -32,17 +37,38 @@ def still_of(portrait) -> np.ndarray:
     return cv2.GaussianBlur(cv2.resize(shown, (32, 32), interpolation=cv2.INTER_AREA), (0, 0), 1)
 
 
-def test_weights_that_predict_changes_leave_the_rest_of_the_picture_as_it_is(portrait):
-    still = still_of(portrait)
-    finish = Finish(portrait, Output(), still)
+@pytest.fixture
+def rest(portrait) -> Rest:
+    """Of weights whose reader sees the lips where the picture is darkest in the middle of the frame."""
+    return Rest(still_of(portrait), Darkest())
+
+
+class Darkest(torch.nn.Module):
+    """Reads every lip point as low as the window is dark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        num_points = len(anatomy.LIP_POINTS)
+        self.config = {"size_px": 32, "num_points": num_points}
+        self.register_buffer("units", torch.ones(2 * num_points))
+        self.low = torch.tensor([point in anatomy.INNER_LOWER_LIP[1:-1] for point in anatomy.LIP_POINTS])
+
+    def forward(self, mouths: torch.Tensor) -> torch.Tensor:
+        down = -20 * mouths.mean((1, 2, 3))[:, None] * self.low
+        return torch.stack([torch.zeros_like(down), down], -1).flatten(1)
+
+
+def test_weights_that_predict_changes_leave_the_rest_of_the_picture_as_it_is(portrait, rest):
+    finish = Finish(portrait, Output(), rest)
     assert finish.size == (96, 128)
-    assert np.array_equal(finish.apply(still, 0), portrait.picture)
-    frame = still.copy()
-    frame[21:25, 13:20] = 5
+    assert np.array_equal(finish.apply(rest.still, 0), portrait.picture)
+    frame = rest.still.copy()
+    frame[20:28, 8:24] = 5
     finished = finish.apply(frame, 1)
-    assert np.array_equal(finished[:40], portrait.picture[:40])
-    row, column = CROP.top + 2 * 23, CROP.left + 2 * 16
-    assert finished[row, column].max() < 60
+    assert (finished != portrait.picture).any()
+    assert np.array_equal(finished[: CROP.top], portrait.picture[: CROP.top])
+    mouth = (slice(CROP.top + 40, CROP.top + 60), slice(CROP.left + 20, CROP.left + 44))
+    assert finished[mouth].mean() < portrait.picture[mouth].mean()
 
 
 def test_weights_that_draw_everything_are_pasted_as_they_are(portrait):
@@ -53,7 +79,6 @@ def test_weights_that_draw_everything_are_pasted_as_they_are(portrait):
     assert np.array_equal(finished[CROP.top : CROP.top + 64, CROP.left : CROP.left + 64][inner, inner], enlarged[inner, inner])
 
 
-def test_a_frame_alone_has_the_portraits_own_pixels_too(portrait):
-    still = still_of(portrait)
+def test_a_frame_alone_has_the_portraits_own_pixels_too(portrait, rest):
     shown = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
-    assert np.array_equal(Finish(portrait, Output(paste_back=False), still).apply(still, 0), shown)
+    assert np.array_equal(Finish(portrait, Output(paste_back=False), rest).apply(rest.still, 0), shown)

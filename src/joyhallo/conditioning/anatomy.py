@@ -38,13 +38,27 @@ RIGHT_EYE_OUTER, RIGHT_EYE_INNER = 33, 133
 LEFT_EYE_OUTER, LEFT_EYE_INNER = 263, 362
 RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER = 61, 291
 RIGHT_CHEEK, LEFT_CHEEK = 234, 454
-NOSE_TIP, FOREHEAD, CHIN = 1, 10, 152
+NOSE_TIP, NOSE_BASE, FOREHEAD, CHIN = 1, 2, 10, 152
+JAW_CORNERS = (172, 397)
+
+
+_JAW_DROP = 0.15  # of the height from nose to chin
 
 
 def silhouette_box(landmarks: np.ndarray) -> np.ndarray:
     """The rectangle around the face's silhouette: [4] x0, y0, x1, y1 in the unit of `landmarks` [K, 2 or 3]."""
     points = landmarks[list(SILHOUETTE), :2]
     return np.concatenate([points.min(0), points.max(0)])
+
+
+def speaking_box(landmarks: np.ndarray) -> np.ndarray:
+    """The rectangle around what speech moves, the mouth and the jaw: [4] x0, y0, x1, y1 in the unit of `landmarks`.
+
+    `landmarks` [K, 2 or 3] of a face at rest; below the chin there is room for the jaw to drop.
+    """
+    points = landmarks[[*JAW_CORNERS, NOSE_BASE, CHIN, *LIPS], :2]
+    low, high = points.min(0), points.max(0)
+    return np.concatenate([low, [high[0], high[1] + _JAW_DROP * (high[1] - low[1])]])
 
 
 def head_yaw_deg(landmarks: np.ndarray) -> float:

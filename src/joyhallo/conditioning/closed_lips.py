@@ -11,27 +11,22 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.lip_reading import read_lips
 from joyhallo.conditioning.lips import INNER_LOWER, INNER_UPPER, PARTED_CM, closed_mouth, lip_gap, without_teeth
-from joyhallo.conditioning.similarity import Similarity
+from joyhallo.conditioning.similarity import Similarity, upright
 from joyhallo.conditioning.stretch import source_heights
 from joyhallo.easing import smooth_step
 from joyhallo.models.latents import to_frames
-from joyhallo.models.lip_reader import WINDOW, LipReader
+from joyhallo.models.lip_reader import LipReader
 
 _NUM_UNSURE = 468  # points of the older mesh
-_MOVED = ((0, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))  # windows whose readings are averaged,
-_MOVED_BY = 1 / 24  # of a window's side apart
 _SEEN_CM, _CLEARLY_CM = 0.25, 0.45
 _LEAST_TEETH = 0.02  # of the mouth. With these: 95 % of 83 portraits with parted lips, 1 of 115 with shut ones
 _BRIGHTER, _LESS_RED = 20, 4  # teeth than lips: L and a of CIELAB, in 0..255
-_EYES_CM = 8.9  # between their outer corners
 _BESIDE_CM, _ABOVE_CM, _BELOW_CM = 1.2, 0.6, 1.0  # skin around the lips that is stretched, at least
-_NOSE_BASE = 2
 _CORNERS = (anatomy.RIGHT_MOUTH_CORNER, anatomy.LEFT_MOUTH_CORNER)
 _SEAM, _SEAM_CM = 0.25, 0.05  # how dark and how wide the line is where lips have met
 _PAST_CM = 0.5  # of that line: how far each lip goes on behind the other
@@ -44,28 +39,13 @@ def are_parted(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> bool
     with teeth between them.
     """
     points = landmarks.astype(np.float64)
-    pose = _upright(points)
+    pose = upright(points)
     if len(points) > _NUM_UNSURE:
         return float(lip_gap(pose.undo(points))) >= PARTED_CM
-    places = _read_lips(pixels, landmarks, reader)
+    places = read_lips(pixels, landmarks, reader)
     upper, lower = places[list(anatomy.UPPER_READ)], places[list(anatomy.LOWER_READ)]
     gap_cm = float((lower - upper).mean(0) @ pose.rotation[:2, 1]) / pose.scale
     return gap_cm >= _CLEARLY_CM or (gap_cm >= _SEEN_CM and _share_of_teeth(pixels, places) >= _LEAST_TEETH)
-
-
-@torch.no_grad()
-def _read_lips(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> np.ndarray:
-    """The lip points [P, 2] of a frame [3, H, W], in its pixels."""
-    height, width = pixels.shape[1:]
-    side = round(WINDOW * min(height, width))
-    size, like = reader.config["size_px"], reader.units
-    middle = landmarks[list(anatomy.LIP_POINTS), :2].mean(0) - side / 2
-    begins = np.round(middle + np.array(_MOVED) * _MOVED_BY * side)
-    begins = np.clip(begins, 0, [width - side, height - side]).astype(int)
-    windows = torch.stack([pixels[:, top : top + side, left : left + side] for left, top in begins])
-    shown = functional.interpolate(windows, size=(size, size), mode="bilinear", antialias=True).to(like)
-    places = (reader(shown) * like).unflatten(1, (-1, 2)).float().cpu().numpy() * side / size
-    return np.asarray((places + begins[:, None] + side / 2).mean(0))
 
 
 def _share_of_teeth(pixels: Tensor, places: np.ndarray) -> float:
@@ -87,7 +67,7 @@ def close_lips(picture: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, 
     `landmarks` [K, 3] of the face mesh as it is, in pixels of the picture.
     """
     points = landmarks.astype(np.float64)
-    pose = _upright(points)
+    pose = upright(points)
     parted = pose.undo(points)
     shut = closed_mouth(parted)
     window = _window(parted, pose, (picture.shape[0], picture.shape[1]))
@@ -167,14 +147,6 @@ def _seam(x: np.ndarray, down: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.asarray(inside * np.exp(-0.5 * (down / _SEAM_CM) ** 2))
 
 
-def _upright(points: np.ndarray) -> Similarity:
-    """From centimetres around the middle of the eyes, which are level, to pixels."""
-    eyes = points[[anatomy.RIGHT_EYE_OUTER, anatomy.LEFT_EYE_OUTER]]
-    roll = np.radians(anatomy.head_roll_deg(points))
-    rotation = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
-    return Similarity(float(np.linalg.norm(eyes[1] - eyes[0])) / _EYES_CM, rotation, np.append(eyes[:, :2].mean(0), 0.0))
-
-
 def _window(face: np.ndarray, pose: Similarity, size: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of a picture of `size` (height, width) around everything that may move of an upright face [K, 3]."""
     across = face[list(_CORNERS), 0]
@@ -188,4 +160,4 @@ def _window(face: np.ndarray, pose: Similarity, size: tuple[int, int]) -> tuple[
 def _extent(face: np.ndarray) -> tuple[float, float]:
     """From where to where skin is stretched, for points [K, 3] of an upright face."""
     lips = face[list(anatomy.LIPS), 1]
-    return min(face[_NOSE_BASE, 1], lips.min() - _ABOVE_CM), max(face[anatomy.CHIN, 1], lips.max() + _BELOW_CM)
+    return min(face[anatomy.NOSE_BASE, 1], lips.min() - _ABOVE_CM), max(face[anatomy.CHIN, 1], lips.max() + _BELOW_CM)

@@ -22,7 +22,6 @@ _LOWER_COLUMNS = (
 PARTED_CM = 0.12  # lips that are nearer are shut
 _LEAST_INSET_CM, _MARGIN_CM = 0.12, 0.06
 _DEEPEST = 0.6  # of the lip's thickness
-_SOFT_EDGE, _SHARP_EDGE = 0.05, 0.02  # of the lips' width
 _CLEARLY_BRIGHTER = 20.0  # teeth than lips, in 0..255: otherwise there are none to keep out
 
 
@@ -116,35 +115,3 @@ def _insets(picture: np.ndarray, inner: np.ndarray, outer: np.ndarray, into: np.
     padded = np.pad(reach, 1, "edge")
     reach = np.maximum(reach, np.convolve(padded, [0.25, 0.5, 0.25], "valid"))
     return np.clip(reach, _LEAST_INSET_CM, np.maximum(_DEEPEST * thickness, _LEAST_INSET_CM))
-
-
-def lip_region(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Where the lips are that are shut at `points` [K, 2 or 3], in pixels of a frame of `size` (height, width).
-
-    Returns [h, w] float32, 1 on the lips, with a soft edge to 0 around them.
-    """
-    soft = _softly_filled(points[list(anatomy.OUTER_LIP_RING), :2], size, _SOFT_EDGE * _lip_width(points))
-    return np.minimum(1, 2 * soft)  # the edge lies outside
-
-
-def upper_lip_region(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Where the outer half of the upper lip and the skin above it are; `points` and `size` as for `lip_region`.
-
-    Returns [h, w] float32, 1 there; the half at the inner line, where a lip that is raised gives way to teeth, is 0.
-    """
-    outer, inner = points[list(anatomy.OUTER_UPPER_LIP), :2], points[list(anatomy.INNER_UPPER_LIP), :2]
-    middle = (outer + inner) / 2
-    middle[[0, -1]] = outer[[0, -1]]
-    skin = outer + 1.5 * (outer - inner)
-    return _softly_filled(np.concatenate([skin, middle[::-1]]), size, _SHARP_EDGE * _lip_width(points))
-
-
-def _lip_width(points: np.ndarray) -> float:
-    return float(np.linalg.norm(points[anatomy.LEFT_MOUTH_CORNER, :2] - points[anatomy.RIGHT_MOUTH_CORNER, :2]))
-
-
-def _softly_filled(outline: np.ndarray, size: tuple[int, int], edge_px: float) -> np.ndarray:
-    """[h, w] float32: 1 within an outline [n, 2] in pixels, 0 without, and half at the middle of a soft edge."""
-    region = np.zeros(size, np.float32)
-    cv2.fillPoly(region, [np.round(outline * 16).astype(np.int32)], 1.0, cv2.LINE_8, 4)
-    return cv2.GaussianBlur(region, (0, 0), max(0.8, edge_px))

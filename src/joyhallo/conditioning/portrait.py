@@ -10,7 +10,10 @@ from joyhallo.conditioning.anatomy import head_yaw_deg, silhouette_box
 from joyhallo.conditioning.closed_lips import are_parted, close_lips
 from joyhallo.conditioning.face import Face, FaceMesh
 from joyhallo.conditioning.identity import IdentityEncoder
+from joyhallo.conditioning.lips import closed_mouth
 from joyhallo.conditioning.masks import FACE_EXPAND, LIP_EXPAND, face_region, region_masks
+from joyhallo.conditioning.similarity import upright
+from joyhallo.conditioning.teeth import Teeth, is_natural, read_teeth
 from joyhallo.errors import UserError
 from joyhallo.media.image import resize
 from joyhallo.media.paste import Crop
@@ -56,6 +59,7 @@ class Portrait:
     crop: Crop | None  # what `pixels` shows of `picture`; None: all of it
     landmarks: np.ndarray  # [K, 3] float32 in pixels of the frame (height H, width W)
     has_closed_lips: bool = False  # they were parted in the picture that was given
+    teeth: Teeth | None = None  # those that were seen between them
 
 
 def prepare_portrait(
@@ -86,7 +90,15 @@ def prepare_portrait(
     if lip_reader is None or not are_parted(portrait.pixels, portrait.landmarks, lip_reader):
         return portrait
     closed, landmarks = close_lips(image, face.landmarks)
-    return replace(_framed(closed, landmarks, portrait.face_embedding, framing), has_closed_lips=True)
+    shut = _framed(closed, landmarks, portrait.face_embedding, framing)
+    return replace(shut, has_closed_lips=True, teeth=_own_teeth(image, face.landmarks))
+
+
+def _own_teeth(image: np.ndarray, landmarks: np.ndarray) -> Teeth | None:
+    """The upper teeth of a smile, where enough is seen of them."""
+    pose = upright(landmarks)
+    teeth = read_teeth(image, landmarks, pose, closed_mouth(pose.undo(landmarks)))
+    return teeth if teeth is not None and is_natural(teeth) else None
 
 
 def _framed(image: np.ndarray, landmarks: np.ndarray, face_embedding: Tensor, framing: Framing) -> Portrait:

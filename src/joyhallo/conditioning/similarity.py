@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from joyhallo.conditioning import anatomy
+
+_EYES_CM = 8.9  # between the outer corners of the average face's eyes
+
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
@@ -37,3 +41,11 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> Similarity:
     rotation = (left * signs[..., None, :]) @ right
     scale = (values * signs).sum(-1) / np.square(moved).sum((-1, -2))
     return Similarity(scale, rotation, target_mean - scale[..., None] * (rotation @ source_mean[..., None])[..., 0])
+
+
+def upright(points: np.ndarray) -> Similarity:
+    """From centimetres around the middle of the eyes, which are level, to pixels."""
+    eyes = points[[anatomy.RIGHT_EYE_OUTER, anatomy.LEFT_EYE_OUTER]]
+    roll = np.radians(anatomy.head_roll_deg(points))
+    rotation = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+    return Similarity(float(np.linalg.norm(eyes[1] - eyes[0])) / _EYES_CM, rotation, np.append(eyes[:, :2].mean(0), 0.0))

@@ -14,7 +14,7 @@ from joyhallo.models.autoencoder import PatchAutoencoder
 
 LatentForm = Literal["absolute", "residual"]
 _CHANGED = 0.25  # standard deviations of the latents: cells that differ less count as the same
-_REACH, _CONTEXT = 1, 2  # cells around those that a change is seen in, and around these what their pixels depend on
+_CONTEXT = 2  # cells around those that are decoded, which their pixels depend on
 
 
 def encode_pixels(vae: nn.Module, pixels: Tensor) -> Tensor:
@@ -33,27 +33,31 @@ def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = 4) -> Ten
     return torch.cat(pictures)
 
 
-def decode_changes(vae: nn.Module, latents: Tensor, unchanged: Tensor, still: Tensor | None) -> Tensor:
+Cells = tuple[slice, slice]  # rows and columns of latents
+
+
+def decode_changes(vae: nn.Module, latents: Tensor, unchanged: Tensor, still: Tensor, within: Cells) -> Tensor:
     """Latents [N,C,h,w] → pixels [N,3,H,W] in [-1,1], float32; decoded is the rectangle of cells that are not `unchanged`.
 
-    Around it there is `still` [1,3,H,W], what `unchanged` [1,C,h,w] was decoded to; without it everything is decoded. Only for
-    latents of unit variance, and autoencoders that look no further than a few cells.
+    Around it, in pictures without such cells, and everywhere but `within` some cells there is `still` [1,3,H,W], what
+    `unchanged` [1,C,h,w] was decoded to. Only for latents of unit variance, and autoencoders that look no further than a few
+    cells.
     """
-    if still is None:
-        return decode_latents(vae, latents)
     pixels = still.repeat(len(latents), 1, 1, 1)
-    has_changed = (latents - unchanged).abs().amax((0, 1)) > _CHANGED
-    if not has_changed.any():
+    has_changed = torch.zeros_like(latents[:, 0], dtype=torch.bool)
+    has_changed[:, *within] = (latents - unchanged)[..., *within].abs().amax(1) > _CHANGED
+    others = has_changed.flatten(1).any(1).nonzero()[:, 0]
+    if not len(others):
         return pixels
     height, width = latents.shape[-2:]
-    rows = _around(_extent(has_changed.any(1)), _REACH, height)
-    columns = _around(_extent(has_changed.any(0)), _REACH, width)
+    anywhere = has_changed.any(0)
+    rows, columns = _extent(anywhere.any(1)), _extent(anywhere.any(0))
     seen_rows, seen_columns = _around(rows, _CONTEXT, height), _around(columns, _CONTEXT, width)
-    decoded = decode_latents(vae, latents[..., seen_rows, seen_columns])
+    decoded = decode_latents(vae, latents[others][..., seen_rows, seen_columns])
     factor = still.shape[-1] // latents.shape[-1]
     there = (_times(rows, factor), _times(columns, factor))
     here = (_times(rows, factor, seen_rows.start), _times(columns, factor, seen_columns.start))
-    pixels[..., there[0], there[1]] = decoded[..., here[0], here[1]]
+    pixels[others, :, *there] = decoded[..., *here]
     return pixels
 
 

@@ -16,19 +16,19 @@ from joyhallo.conditioning.face import Face, FaceMesh
 from joyhallo.conditioning.identity import MiniIdentity
 from joyhallo.conditioning.masks import clip_box, clip_masks
 from joyhallo.conditioning.speech import MelSpeech
+from joyhallo.conditioning.teeth import Teeth, is_natural, read_teeth
 from joyhallo.data.frames import SAMPLES_PER_FRAME
 from joyhallo.data.framing import FaceCrop, face_crop
 from joyhallo.data.preparation.equipment import Equipment
 from joyhallo.data.preparation.tracking import measure_sharpness
 from joyhallo.data.samples import Annotations, Facts, write_sample
-from joyhallo.data.synthesis import mandarin
+from joyhallo.data.synthesis import mandarin, motion
 from joyhallo.data.synthesis.acting import act_out, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
 from joyhallo.data.synthesis.gestures import Gesture, read_gesture
 from joyhallo.data.synthesis.lighting import relight, stylise
 from joyhallo.data.synthesis.speakers import Film, load_tracked
 from joyhallo.data.synthesis.stills import Still, load_study
-from joyhallo.data.synthesis.teeth import Teeth, is_natural, read_teeth
 from joyhallo.data.synthesis.voices import played, recorded
 from joyhallo.data.synthesis.warp import TalkingPortrait
 from joyhallo.media.image import read_image
@@ -155,7 +155,8 @@ class Studio:
         picture, large = (relight(cut.cut(image), np.random.default_rng(lamp)) for cut in (crop, fine))
         points = crop.move(studied.points)
         portrait = TalkingPortrait(picture, points, self._mesh)
-        own = read_teeth(large, fine.move(studied.points), self._mesh.vertices, portrait.rest)
+        seen = fine.move(studied.points)
+        own = read_teeth(large, seen, motion.fit_pose(seen, self._mesh.vertices), portrait.rest)
         if own is not None and is_natural(own):
             return portrait.with_teeth(own, is_own=True)
         return portrait.with_teeth(self._borrowed_teeth(still, random), is_own=False)

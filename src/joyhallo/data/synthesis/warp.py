@@ -3,6 +3,7 @@
 The edges of the lips, lids and nostrils are drawn with several samples a pixel, so that they neither sparkle nor break.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -22,10 +23,10 @@ from joyhallo.conditioning.lips import (
     without_teeth,
 )
 from joyhallo.conditioning.similarity import Similarity
+from joyhallo.conditioning.teeth import Teeth
 from joyhallo.data.synthesis import motion
 from joyhallo.data.synthesis.canonical import CanonicalMesh
 from joyhallo.data.synthesis.gestures import Gesture
-from joyhallo.data.synthesis.mouth import MouthLook, paint_inside
 from joyhallo.data.synthesis.raster import (
     Patches,
     Window,
@@ -36,7 +37,7 @@ from joyhallo.data.synthesis.raster import (
     soft_polygon,
     window_around,
 )
-from joyhallo.data.synthesis.teeth import Teeth
+from joyhallo.mouth.inside import Opening, mouth_look, paint_inside
 
 _NUM_MESH = 468
 # Rings around the silhouette: radius, share of the head's movement, share of the skin's movement.
@@ -80,11 +81,7 @@ class TalkingPortrait:
         self.rest = closed_mouth(self.canonical)
         self._prepare_outside()
         self._split_triangles(mesh.triangles)
-        cheeks = self.points[[205, 425, 187, 411, 50, 280], :2].astype(int).clip(2, self.size - 3)
-        skin = np.median([image[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(0) for x, y in cheeks], 0)
-        lips = self.points[[0, 17, 37, 267, 84, 314], :2].astype(int).clip(0, self.size - 1)
-        lip = np.median([image[y, x] for x, y in lips], 0)
-        self.look = MouthLook(skin, lip, None, False, self.pose.scale)
+        self.look = mouth_look(self.image, self.points)
 
     def with_teeth(self, teeth: Teeth | None, is_own: bool) -> "TalkingPortrait":
         """This portrait, with a strip of teeth to show; `is_own`: read from this very picture, in its light."""
@@ -206,8 +203,10 @@ class TalkingPortrait:
         columns, rows = window.grid()
         if not drawn.is_covered.all():
             behind = ~drawn.is_covered
-            at = np.stack(np.meshgrid(columns, rows), -1)
-            pixels[behind] = paint_inside(at, placed.flat[:_NUM_MESH], placed.rigid, self.look)[behind]
+            to_mouth = _mouth_axes(placed.rigid, self.pose.scale)
+            at = to_mouth(np.stack(np.meshgrid(columns, rows), -1))
+            lines = (to_mouth(placed.flat[list(line)]) for line in (anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP))
+            pixels[behind] = paint_inside(at[..., 0], at[..., 1], Opening(*lines), self.look)[behind]
         if not self._is_shut:
             pixels *= self._seam(placed, window)[..., None]
         weights = soft_polygon(ring, window, 1.2, 0.8)
@@ -228,3 +227,15 @@ class TalkingPortrait:
         cv2.polylines(mask, [at], False, 255, width, cv2.LINE_AA, 4)
         soft = cv2.GaussianBlur(mask, (0, 0), 0.05 * self.pose.scale * factor).astype(np.float32) / 255
         return 1 - strength * soft
+
+
+def _mouth_axes(rigid: np.ndarray, px_per_cm: float) -> Callable[[np.ndarray], np.ndarray]:
+    """What brings places [..., 2] of a frame to centimetres across and down from the middle of the shut lips.
+
+    `rigid` [468, 2]: the mesh with shut lips and the head of the frame.
+    """
+    across = rigid[308] - rigid[78]
+    across = across / np.linalg.norm(across)
+    axes = np.stack([across, [-across[1], across[0]]], 1) / px_per_cm
+    middle = (rigid[13] + rigid[14]) / 2
+    return lambda places: (places - middle) @ axes

@@ -11,7 +11,6 @@ import numpy as np
 from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.lips import lip_gap
 from joyhallo.conditioning.similarity import Similarity
-from joyhallo.data.synthesis import motion
 
 PX_PER_CM = 36
 HALF_WIDTH_CM, ABOVE_CM, BELOW_CM = 2.9, 1.5, 0.35
@@ -61,13 +60,12 @@ def _enamel(seen: np.ndarray, is_inside: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.morphologyEx(likely.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8)) > 0)
 
 
-def read_teeth(image: np.ndarray, points: np.ndarray, template: np.ndarray, shut: np.ndarray) -> Teeth | None:
+def read_teeth(image: np.ndarray, points: np.ndarray, pose: Similarity, shut: np.ndarray) -> Teeth | None:
     """The upper teeth of a smile; None where none or not enough is seen.
 
-    `image` [H, W, 3] uint8, `points` [478, 3] in its pixels, `template`: vertices of the average face, `shut` [478, 3]: the
-    canonical points of this face with the lips brought together.
+    `image` [H, W, 3] uint8, `points` [K, 3] in its pixels, `pose`: from centimetres of this face to them, `shut` [K, 3]: its
+    points in centimetres with the lips brought together.
     """
-    pose = motion.fit_pose(points, template)
     canonical = pose.undo(points.astype(np.float64))
     opening = float(lip_gap(canonical))
     if pose.scale < _MIN_PX_PER_CM or not _SMALLEST_SMILE_CM <= opening <= _LARGEST_SMILE_CM:

@@ -1,0 +1,52 @@
+"""The lines of two lips, shut and speaking.
+
+Lengths are centimetres of the average face from the middle of the shut lips: x to the person's left, y down.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from joyhallo.conditioning import anatomy
+from joyhallo.easing import smooth_step
+
+_SHUT_CM, _OPEN_CM = 0.03, 0.12  # lips that are read nearer than the first have met, beyond the second they are as read
+_WIDEST_CM = 4.0
+_UPPER_OUT, _LOWER_OUT, _UPPER_IN, _LOWER_IN = (
+    [anatomy.LIP_POINTS.index(point) for point in line]
+    for line in (anatomy.OUTER_UPPER_LIP, anatomy.OUTER_LOWER_LIP, anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP)
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Lips:
+    """Four lines [11, 2] from the corner at the person's right to the other; those of a pair share their ends."""
+
+    outer_upper: np.ndarray
+    inner_upper: np.ndarray
+    inner_lower: np.ndarray
+    outer_lower: np.ndarray
+
+    @property
+    def outline(self) -> np.ndarray:
+        """The outer lines as one closed ring [20, 2]."""
+        return np.concatenate([self.outer_upper, self.outer_lower[-2:0:-1]])
+
+
+def shut_lips(points: np.ndarray) -> Lips:
+    """The lips of a face at rest, from its mesh points [K, 2 or 3]: both inner lines are the one where they meet."""
+    outer = (points[list(line), :2] for line in (anatomy.OUTER_UPPER_LIP, anatomy.OUTER_LOWER_LIP))
+    inner = (points[list(anatomy.INNER_UPPER_LIP), :2] + points[list(anatomy.INNER_LOWER_LIP), :2]) / 2
+    upper, lower = outer
+    return Lips(upper, inner, inner, lower)
+
+
+def moved_lips(shut: Lips, moves: np.ndarray) -> Lips:
+    """The lips after their points have moved by `moves` [P, 2] (`anatomy.LIP_POINTS`); what nearly meets does meet."""
+    outer_upper, outer_lower = shut.outer_upper + moves[_UPPER_OUT], shut.outer_lower + moves[_LOWER_OUT]
+    upper, lower = shut.inner_upper + moves[_UPPER_IN], shut.inner_lower + moves[_LOWER_IN]
+    middle, gap = (upper + lower) / 2, np.clip(lower[:, 1] - upper[:, 1], 0, _WIDEST_CM)
+    gap[[0, -1]] = 0
+    gap *= smooth_step(gap[3:8].mean(), _SHUT_CM, _OPEN_CM)
+    half = np.stack([np.zeros_like(gap), gap / 2], 1)
+    return Lips(outer_upper, middle - half, middle + half, outer_lower)
