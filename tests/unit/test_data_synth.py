@@ -1,5 +1,6 @@
 """The parts that make talking clips: geometry, many ways to move, Mandarin shapes, sound, the split."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from joyhallo.data.framing import FaceCrop, face_crop
 from joyhallo.data.synthesis import mandarin, voices
 from joyhallo.data.synthesis.acting import Style, act_out, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.synthesis.gestures import Gesture, part_of_rotation, shut_when_nearly_shut, smooth
+from joyhallo.data.synthesis.plans import SynthesisRequest, plan_clips
 from joyhallo.data.synthesis.stills import Still, list_stills
-from joyhallo.data.synthesis.synthesize import SynthesisRequest, plan_clips
+from joyhallo.data.synthesis.studio import Source
 from joyhallo.errors import UserError
 from joyhallo.idle.curves import draw_blinks
 from joyhallo.media.paste import Crop
@@ -204,12 +206,15 @@ class TestMandarin:
             ("wang2", ["u", "a", "ng"]),
             ("er4", ["er"]),
             ("shuang1", ["retroflex", "u", "a", "ng"]),
+            ("wanr2", ["u", "a", "er"]),
+            ("shir4", ["retroflex", "apical", "er"]),
+            ("huar4", ["back", "u", "a", "er"]),
         ],
     )
     def test_shapes_of_syllables(self, pinyin, expected):
         assert mandarin.phones(pinyin) == expected
 
-    @pytest.mark.parametrize("name", ["_hm1", "ng2", "xyz", "你"])
+    @pytest.mark.parametrize("name", ["_hm1", "ng2", "xyz", "你", "r5", "err2"])
     def test_no_syllable(self, name):
         assert mandarin.phones(name) is None
 
@@ -231,13 +236,6 @@ class TestMandarin:
         for _ in range(20):
             mandarin.speak(paths, 100, random)
         assert 0.3 < said.count("ba1") / len(said) < 0.45  # it is one of 37
-
-    def test_faster_is_shorter_at_the_same_pitch(self):
-        tone = np.sin(2 * np.pi * 200 * np.arange(16000) / 16000).astype(np.float32)
-        shorter = mandarin._faster(tone, 1.5)
-        assert 9000 < len(shorter) < 11200
-        spectrum = np.abs(np.fft.rfft(shorter[:8000]))
-        assert abs(spectrum.argmax() * 2 - 200) <= 4
 
 
 class TestSplit:
@@ -270,6 +268,17 @@ class TestPlan:
         assert more[:3] == few
         assert len({plan.key for plan in more}) == 9
 
+    def test_every_so_many_of_the_mandarin_clips_are_spoken_by_espeak(self):
+        plans = plan_clips(self.request(num_takes=20, words=Path("w"), espeak_share=0.25), self.stills)
+        count = Counter(plan.source for plan in plans)
+        assert count == {Source.FILM: 30, Source.WORDS: 24, Source.ESPEAK: 6}
+        assert {plan.still.name for plan in plans if plan.source is Source.ESPEAK} == {"a", "b", "c"}
+        assert all(f"-{plan.source}-" in plan.key for plan in plans)
+
+    def test_without_recordings_nobody_speaks_mandarin(self):
+        plans = plan_clips(self.request(num_takes=4, espeak_share=1.0), self.stills)
+        assert {plan.source for plan in plans} == {Source.FILM}
+
     def test_a_number_of_clips_is_spread_over_the_portraits(self):
         plans = plan_clips(self.request(num_clips=7), self.stills)
         assert len({plan.key for plan in plans}) == 7
@@ -296,6 +305,8 @@ class TestCommand:
             (["--frames", "8"], "clips of 8 frames"),
             (["--workers", "0"], "--workers 0: give 1 or more"),
             (["--syllables", "nowhere"], "too few recorded syllables"),
+            (["--words", "nowhere"], "too few recorded words"),
+            (["--espeak", "1.5"], "--espeak 1.5: give a share"),
             (["--head", "3"], "--head 3: give a share"),
         ],
     )

@@ -17,9 +17,10 @@ from joyhallo.data.synthesis import mandarin, motion, studio
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
 from joyhallo.data.synthesis.gestures import Gesture, read_gesture
 from joyhallo.data.synthesis.hearing import Hearing
+from joyhallo.data.synthesis.plans import SynthesisRequest, plan_clips
 from joyhallo.data.synthesis.speakers import Film, list_films, track
 from joyhallo.data.synthesis.stills import Still, list_stills
-from joyhallo.data.synthesis.synthesize import SynthesisRequest, _cast, finished_keys, plan_clips, synthesise
+from joyhallo.data.synthesis.synthesize import _cast, finished_keys, synthesise
 from joyhallo.data.synthesis.warp import TalkingPortrait
 from joyhallo.errors import UserError
 from joyhallo.media.image import read_image

@@ -22,6 +22,10 @@ class Clips:
 
     syllables: Path | None = None
     "A folder of recorded Mandarin syllables (niu4.opus): every other clip is then made of them."
+    words: Path | None = None
+    "A folder of recorded Mandarin words (苹果.opus), with or without syllables: every other clip is then made of them."
+    espeak: float = 0.2
+    "Share of the Mandarin clips that espeak-ng speaks, where it is installed."
     clips: int | None = None
     "How many clips in all, spread over the portraits."
     takes: int | None = None
@@ -64,7 +68,8 @@ def synth(
     output
         The folder of the dataset.
     """
-    from joyhallo.data.synthesis.synthesize import SynthesisRequest, synthesise
+    from joyhallo.data.synthesis.plans import SynthesisRequest
+    from joyhallo.data.synthesis.synthesize import synthesise
     from joyhallo.weights.hub import face_models_path
 
     request = SynthesisRequest(
@@ -73,6 +78,8 @@ def synth(
         output=output,
         face_models=face_models_path(),
         syllables=clips.syllables,
+        words=clips.words,
+        espeak_share=clips.espeak,
         num_takes=clips.takes,
         num_clips=clips.clips,
         size_px=clips.size,
@@ -95,7 +102,7 @@ def _say(result: SynthesisResult, output: Path) -> None:
     if result.num_made:
         print(f"made now: {result.num_made} clips in {result.made_s:.0f} s")
     if result.num_refused:
-        print(f"not used: {result.num_refused} portraits or videos; {output / 'report.jsonl'} says why")
+        print(f"not used: {result.num_refused} portraits, videos or words; {output / 'report.jsonl'} says why")
 
 
 def _bar(progress: SynthesisProgress) -> Bar:

@@ -1,12 +1,11 @@
-"""Mandarin without video: recorded syllables → a sentence of nonsense and a plausible movement of the lips for it.
+"""Mandarin without video: recorded words and syllables → a sentence of nonsense and a plausible movement of the lips for it.
 
-The syllable's pinyin is in its file name (`niu4.opus`). Initials and finals give mouth shapes at times found from the sound's
-energy; bilabials shut the lips. The shapes are set by hand and not checked against filmed Mandarin; half of the movement is
-what lips of filmed speech do for such a sound (`hearing`).
+What is said is in the file's name, as pinyin (`niu4.opus`) or in Chinese characters (`苹果.opus`). Initials and finals give
+mouth shapes at times found from the sound (`borders`); bilabials shut the lips. The shapes are set by hand and not checked
+against filmed Mandarin; half of the movement is what lips of filmed speech do for such a sound (`hearing`).
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,13 @@ import numpy as np
 
 from joyhallo.conditioning import anatomy
 from joyhallo.data.heldout import is_held_out_person
+from joyhallo.data.synthesis.borders import Timed, time_syllables
 from joyhallo.data.synthesis.gestures import Gesture
 from joyhallo.data.synthesis.hearing import Hearing, fit_hearing
+from joyhallo.data.synthesis.spelling import BILABIALS, STOPS, initial_of, phones, read_word, spelled
+from joyhallo.data.synthesis.voice_change import faster as _faster  # noqa: F401  the stimuli of the report are cut by it
+from joyhallo.data.synthesis.voice_change import stretched
+from joyhallo.errors import UserError
 from joyhallo.media.audio import read_speech
 from joyhallo.models.speech_encoder import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
@@ -44,24 +48,6 @@ _SHAPES = {
     "ng": (0.38, 0.35, 0.0, 0.0),
     "apical": (0.24, 0.18, 0.1, 0.0),
 }
-_INITIALS = {
-    "b": "shut", "p": "shut", "m": "shut", "f": "f",
-    "d": "tongue-tip", "t": "tongue-tip", "n": "tongue-tip", "l": "tongue-tip",
-    "g": "back", "k": "back", "h": "back", "j": "palatal", "q": "palatal", "x": "palatal",
-    "zh": "retroflex", "ch": "retroflex", "sh": "retroflex", "r": "retroflex",
-    "z": "sibilant", "c": "sibilant", "s": "sibilant",
-}  # fmt: skip
-_FINALS = {
-    "a": "a", "o": "o", "e": "e", "i": "i", "u": "u", "ü": "ü", "er": "er", "ai": "a i", "ei": "ê i", "ao": "a u", "ou": "o u",
-    "an": "a n", "en": "e n", "ang": "a ng", "eng": "e ng", "ong": "u ng",
-    "ia": "i a", "ie": "i ê", "iao": "i a u", "iu": "i o u",
-    "ian": "i ê n", "in": "i n", "iang": "i a ng", "ing": "i ng", "iong": "ü ng", "ua": "u a", "uo": "u o", "uai": "u a i",
-    "ui": "u ê i", "uan": "u a n", "un": "u e n", "uang": "u a ng", "ueng": "u e ng", "üe": "ü ê", "üan": "ü ê n", "ün": "ü n",
-}  # fmt: skip
-_SPELLED_WITHOUT_INITIAL = {
-    "yi": "i", "yin": "in", "ying": "ing", "yu": "ü", "yue": "üe", "yuan": "üan", "yun": "ün", "you": "iu", "yong": "iong",
-    "ye": "ie", "wu": "u", "wei": "ui", "wen": "un", "weng": "ueng", "wo": "uo",
-}  # fmt: skip
 _AMPLITUDE = 1.4  # at the pace of speech no shape is reached in full: this brings the openings to those of filmed speech
 _SPELLED = np.array([0.5, 0.5, 0.7, 0.7])  # share of the controls that the spelling gives; the rest is heard
 _REACH = np.array([1.2, 1.2, 1.0, 1.0])  # two that disagree now and then stay nearer to the mean
@@ -70,7 +56,13 @@ _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276
 _EYES_AND_BROWS = (*anatomy.RIGHT_EYE, *anatomy.LEFT_EYE, *_BROWS)
 _LEAD_S = 0.05  # the lips are ahead of the sound
 _CLOSURE_S = 0.12  # lips stay together so long for b, p and m: three frames, since small networks shorten what is short
-_SHARE_SHUT = 0.35  # of the syllables drawn begin with b, p or m: a sixth of the recordings do
+_SHARE_SHUT = 0.35  # of what is drawn has b, p or m: a sixth of the syllables begin with them
+_HELD_S = 0.2  # a single vowel of this length is a shape that stays
+PHRASE = (3, 9)  # syllables from pause to pause; the second number is not reached
+_PAUSE_S, _GAP_S = (0.15, 0.45), (0.0, 0.04)  # between phrases; within them
+_BEFORE_STOP_S = (0.02, 0.05)  # it is quiet before they burst
+_MISSES = 4  # recordings too long for what is left of a sentence end it
+_MARGIN_S = 0.02  # kept before and after what is heard of a recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,28 +87,6 @@ class FilmedLips:
 
     basis: LipBasis
     hearing: Hearing
-
-
-def phones(pinyin: str) -> list[str] | None:
-    """The mouth shapes of a syllable such as `niu4`, its initial first; None for what is not a syllable of the tables."""
-    found = re.fullmatch(r"([a-zü]+?)[1-5]?", pinyin.lower().replace("v", "ü").replace("u:", "ü"))
-    if not found:
-        return None
-    spelled = found[1]
-    if spelled in _SPELLED_WITHOUT_INITIAL:
-        return _FINALS[_SPELLED_WITHOUT_INITIAL[spelled]].split()
-    if spelled[0] in "yw":
-        spelled = {"y": "i", "w": "u"}[spelled[0]] + spelled[1:]
-        return _FINALS[spelled].split() if spelled in _FINALS else None
-    initial = next((spelled[:size] for size in (2, 1) if spelled[:size] in _INITIALS), "")
-    final = spelled[len(initial) :]
-    if initial in {"j", "q", "x"} and final.startswith("u"):
-        final = "ü" + final[1:]
-    if initial in {"zh", "ch", "sh", "r", "z", "c", "s"} and final == "i":
-        return [_INITIALS[initial], "apical"]
-    if final not in _FINALS:
-        return None
-    return ([_INITIALS[initial]] if initial else []) + _FINALS[final].split()
 
 
 def fit_lips(films: Sequence[tuple[Gesture, np.ndarray]]) -> FilmedLips:
@@ -177,17 +147,23 @@ def _speaking_part(speech: np.ndarray) -> tuple[float, float]:
     return loud[0] * 80 / SAMPLE_RATE_HZ, (loud[-1] + 1) * 80 / SAMPLE_RATE_HZ
 
 
-def _keys(shapes: list[str], start: float, end: float) -> list[tuple[float, str]]:
+def _keys(timed: Timed) -> list[tuple[float, str]]:
     """Times and names of the shapes of one syllable."""
-    duration, keys, onset = end - start, [], 0.0
-    if shapes[0] in _INITIALS.values() and len(shapes) > 1:
-        onset = min(0.11, 0.32 * duration)
-        keys.append((start + (0.0 if shapes[0] == "shut" else 0.3 * onset) - _LEAD_S, shapes[0]))
-        shapes = shapes[1:]
-    places = np.linspace(0, 1, len(shapes) + 2)[1:-1] if len(shapes) > 1 else [0.4]
-    keys += [
-        (start + onset + place * (duration - onset) - 0.6 * _LEAD_S, shape) for place, shape in zip(places, shapes, strict=True)
-    ]
+    shapes = phones(timed.pinyin) or ["rest"]
+    keys, initial = [], initial_of(timed.pinyin)
+    if initial == "m":  # lips are together as long as it hums
+        last = timed.vowel - _CLOSURE_S / 2
+        keys += [(time, "shut") for time in (timed.start + _CLOSURE_S / 2, last) if time <= last]
+    elif initial:
+        place = 0.0 if shapes[0] == "shut" else 0.3 * (timed.vowel - timed.start)
+        keys.append((timed.start + place - _LEAD_S, shapes[0]))
+    shapes = shapes[1:] if initial else shapes
+    length = timed.end - timed.vowel
+    places = np.linspace(0, 1, len(shapes) + 2)[1:-1].tolist()
+    if len(shapes) == 1:
+        places = [0.4] if length < _HELD_S else [0.3, 0.7]
+        shapes = shapes * len(places)
+    keys += [(timed.vowel + place * length - 0.6 * _LEAD_S, shape) for place, shape in zip(places, shapes, strict=True)]
     return keys
 
 
@@ -216,52 +192,98 @@ def _trajectory(keys: list[tuple[float, str]], num_frames: int) -> np.ndarray:
 
 def read_syllables(folder: Path) -> dict[bool, list[Path]]:
     """The recordings whose names are syllables: the held-out ones (True) and those to train on (False)."""
-    paths = [path for path in sorted(folder.glob("*.opus")) if phones(path.stem)]
-    return {is_held: [path for path in paths if is_held_out_person(path.stem) == is_held] for is_held in (True, False)}
+    return _split(path for path in sorted(folder.glob("*.opus")) if phones(path.stem))
 
 
-def _shapes(recording: Path) -> list[str]:
-    return phones(recording.stem) or ["rest"]
+def read_words(folder: Path) -> tuple[dict[bool, list[Path]], dict[Path, str]]:
+    """The recordings whose names are words in Chinese characters, split as syllables are; and why others are left out."""
+    read = {path: read_word(path.stem) for path in sorted(folder.glob("*.opus"))}
+    left_out = {path: found for path, found in read.items() if isinstance(found, str)}
+    return _split(path for path in read if path not in left_out), left_out
+
+
+def read_recordings(syllables: Path | None, words: Path | None) -> dict[bool, list[Path]]:
+    """Of both folders, the held-out ones (True) and those to train on (False)."""
+    folders = [read_syllables(syllables)] if syllables else []
+    folders += [read_words(words)[0]] if words else []
+    return {is_held: [path for folder in folders for path in folder[is_held]] for is_held in (True, False)}
+
+
+def _split(paths: Iterable[Path]) -> dict[bool, list[Path]]:
+    sides: dict[bool, list[Path]] = {True: [], False: []}
+    for path in paths:
+        sides[is_held_out_person(path.stem)].append(path)
+    return sides
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What may be said: names of recordings, and those of them with a b, p or m."""
+
+    names: tuple[str, ...]
+    shut: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Vocabulary":
+        """Names that are pinyin or words."""
+        every = tuple(names)
+        return cls(every, tuple(name for name in every if {initial_of(part) for part in spelled(name)} & set(BILABIALS)))
+
+    def draw(self, random: np.random.Generator) -> str:
+        """One of the names; those with lips that shut come more often than by chance."""
+        drawn = self.shut if self.shut and random.random() < _SHARE_SHUT else self.names
+        return drawn[int(random.integers(len(drawn)))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A recording cut out: sound [T] of unit deviation and the syllables in it."""
+
+    sound: np.ndarray
+    syllables: list[Timed]
+
+
+def _piece(path: Path, pace: float) -> _Piece:
+    """A recording without the silence around it, `pace` times as fast."""
+    sound = read_speech(path)
+    found = time_syllables(sound, spelled(path.stem))
+    if not found:
+        raise UserError(f"the recording '{path}' is silent: take it out of its folder")
+    start, end = found[0].start - _MARGIN_S, found[-1].end + _MARGIN_S
+    first, last = (int(time * SAMPLE_RATE_HZ) for time in (max(0.0, start), end))
+    cut = sound[first:last]
+    # Isolated words are slow: in speech they are about two thirds as long.
+    cut = stretched(cut, round(len(cut) / pace))
+    return _Piece(cut / (cut.std() + 1e-6), [timed.moved(-first / SAMPLE_RATE_HZ / pace, pace) for timed in found])
 
 
 def speak(paths: Sequence[Path], num_frames: int, random: np.random.Generator) -> Sentence:
-    """Random syllables one after another until the frames are full; the pauses between them are random too."""
+    """Random words and syllables in phrases with pauses between them, until the frames are full."""
     speech = np.zeros(num_frames * SAMPLES_PER_FRAME, np.float32)
-    keys: list[tuple[float, str]] = []
-    time = float(random.uniform(0.05, 0.3))
-    shut = [path for path in paths if _shapes(path)[0] == "shut"] or list(paths)
-    while True:
-        drawn = shut if random.random() < _SHARE_SHUT else paths
-        path = drawn[int(random.integers(len(drawn)))]
-        shapes = _shapes(path)
-        sound = read_speech(path)
-        start, end = _speaking_part(sound)
-        # Isolated syllables are slow; in speech they are about half as long.
-        pace = float(random.uniform(1.1, 1.6))
-        sound = _faster(sound[int(start * SAMPLE_RATE_HZ) : int(end * SAMPLE_RATE_HZ)], pace)
-        duration = len(sound) / SAMPLE_RATE_HZ
-        if time + duration > num_frames / _VIDEO_FPS:
-            break
-        first = int(time * SAMPLE_RATE_HZ)
-        speech[first : first + len(sound)] += sound[: len(speech) - first] / (sound.std() + 1e-6)
-        keys += _keys(shapes, time, time + duration)
-        time += duration + (float(random.uniform(0.15, 0.4)) if random.random() < 0.2 else float(random.uniform(0, 0.04)))
-    speech += random.normal(0, 0.003, len(speech)).astype(np.float32)
-    return Sentence(speech, _trajectory(keys or [(0.2, "rest")], num_frames))
+    by_name = {path.stem: path for path in paths}
+    vocabulary = Vocabulary.of(by_name)
+    said: list[Timed] = []
+    time, left = float(random.uniform(0.05, 0.3)), int(random.integers(*PHRASE))
+    misses = 0
+    while misses < _MISSES:
+        piece = _piece(by_name[vocabulary.draw(random)], float(random.uniform(1.1, 1.6)))
+        is_stop = bool(said) and initial_of(piece.syllables[0].pinyin) in STOPS
+        start = time + is_stop * float(random.uniform(*_BEFORE_STOP_S))
+        first = int(start * SAMPLE_RATE_HZ)
+        if first + len(piece.sound) > len(speech):
+            misses += 1
+            continue
+        speech[first : first + len(piece.sound)] += piece.sound
+        said += [timed.moved(start) for timed in piece.syllables]
+        left -= len(piece.syllables)
+        time = start + len(piece.sound) / SAMPLE_RATE_HZ + float(random.uniform(*(_GAP_S if left > 0 else _PAUSE_S)))
+        left = left if left > 0 else int(random.integers(*PHRASE))
+    return pronounced(speech, said, random)
 
 
-def _faster(sound: np.ndarray, pace: float) -> np.ndarray:
-    """Shorter at the same pitch: pieces of 40 ms added with overlap, each shifted to fit the last one best."""
-    size, hop, reach = 640, 320, 80
-    window = np.hanning(size).astype(np.float32)
-    num_pieces = int((len(sound) - size - 2 * reach) / pace) // hop
-    if num_pieces < 2:
-        return sound
-    result = np.zeros(num_pieces * hop + size, np.float32)
-    for index in range(num_pieces):
-        at, target = int(index * hop * pace) + reach, index * hop
-        shifts = range(-reach, reach + 1, 4)
-        overlap = result[target : target + hop]
-        shift = max(shifts, key=lambda move: float(overlap @ sound[at + move : at + move + hop])) if index else 0
-        result[target : target + size] += window * sound[at + shift : at + shift + size]
-    return result
+def pronounced(speech: np.ndarray, said: Sequence[Timed], random: np.random.Generator) -> Sentence:
+    """Speech [F·640] of unit deviation with the mouth shapes of what is said in it, on a quiet floor of noise."""
+    num_frames = len(speech) // SAMPLES_PER_FRAME
+    keys = [key for timed in said for key in _keys(timed)]
+    floor = random.normal(0, 0.003, len(speech)).astype(np.float32)
+    return Sentence(speech + floor, _trajectory(keys or [(0.2, "rest")], num_frames))

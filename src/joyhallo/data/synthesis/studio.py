@@ -4,6 +4,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from joyhallo.data.samples import Annotations, Facts, write_sample
 from joyhallo.data.synthesis import mandarin, motion
 from joyhallo.data.synthesis.acting import act_out, draw_style, faster, loudness_of, rest_in_silence
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
+from joyhallo.data.synthesis.espeak import espeak_sentence
 from joyhallo.data.synthesis.gestures import Gesture, read_gesture
 from joyhallo.data.synthesis.lighting import relight, stylise
 from joyhallo.data.synthesis.speakers import Film, load_tracked
 from joyhallo.data.synthesis.stills import Still, load_study
+from joyhallo.data.synthesis.voice_change import Voice, draw_voice, in_voice
 from joyhallo.data.synthesis.voices import played, recorded
 from joyhallo.data.synthesis.warp import TalkingPortrait
 from joyhallo.media.image import read_image
@@ -37,9 +40,19 @@ from joyhallo.weights.pipeline_folder import load_component
 
 FACE_SHARES = (0.4, 0.74)  # of the frame's side that the face fills; most pictures allow no less than half
 _FEWEST_FRAMES = 24
-_SPEED = 0.16  # natural logarithm of the greatest change of speed, and so of the voice
+_SPEED = 0.16  # natural logarithm of the greatest change of speed
+_SHARE_OTHER_VOICES = 0.6  # of the clips; in the others the voice changes with the speed alone
 _KEPT_FILMS = 40  # whose movement stays read
 _SPOKEN = 0.4  # loudness from which a frame counts as speech: 24 dB under the loudest
+
+
+class Source(StrEnum):
+    """Where movement and sound come from; the value is part of the clip's key."""
+
+    FILM = "film"
+    SYLLABLES = "syllables"  # recorded ones alone
+    WORDS = "words"  # recorded ones, and syllables if there are any
+    ESPEAK = "espeak"
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,7 @@ class ClipPlan:
 
     key: str
     still: Still
-    is_mandarin: bool
+    source: Source  # of its movement and sound
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,7 @@ class Cast:
     lenders: dict[bool, tuple[Film, ...]]  # of movement and sound: the held-out ones (True), and the others
     smiles: dict[bool, tuple[Still, ...]]  # whose teeth may be given to others
     syllables: Path | None
+    words: Path | None
     size_px: int
     num_frames: int
     head_share: float  # of the head's movement
@@ -101,7 +115,7 @@ class Studio:
         identity = MiniIdentity(load_component(mini / "identity_encoder", "IdentityNetwork", torch.float32))
         encoder = MelSpeech(load_component(mini / "speech_encoder", "MelSpeechNetwork", torch.float32))
         self._equipment = Equipment(FaceMesh.from_path(cast.face_models), identity, "mini", encoder, "mini", None)
-        self._syllables = mandarin.read_syllables(cast.syllables) if cast.syllables else {}
+        self._recordings = mandarin.read_recordings(cast.syllables, cast.words)
         self._performances: OrderedDict[str, _Performance] = OrderedDict()
         self._lips: mandarin.FilmedLips | None = None
 
@@ -111,7 +125,7 @@ class Studio:
         random = generator(cast.seed, plan.key)
         is_held_out = still.is_held_out
         portrait = self._portrait(still, random)
-        performance = self._mandarin(is_held_out, random) if plan.is_mandarin else self._filmed(is_held_out, random)
+        performance = self._filmed(is_held_out, random) if plan.source is Source.FILM else self._mandarin(plan, random)
         num_frames = len(performance.gesture.blink)
         loudness = loudness_of(performance.speech, num_frames)
         gesture = rest_in_silence(performance.gesture, loudness)
@@ -194,19 +208,24 @@ class Studio:
         starts = random.uniform(0, max(0.0, length - 1 - num_frames * factor), 3)
         # Of three parts that with the most movement of the lips: films begin and end in silence.
         spans = [whole.gesture.gap[int(start) : int(start + num_frames * factor) + 1, 5].std() for start in starts]
-        return _at_speed(whole, factor, float(starts[int(np.argmax(spans))]), num_frames)
+        return _at_speed(whole, factor, float(starts[int(np.argmax(spans))]), num_frames, _voice(random))
 
-    def _mandarin(self, is_held_out: bool, random: np.random.Generator) -> _Performance:
-        """A sentence of syllables in some voice, with the head of a film."""
+    def _mandarin(self, plan: ClipPlan, random: np.random.Generator) -> _Performance:
+        """A sentence of recordings or of espeak-ng in some voice, with the head of a film."""
+        is_held_out = plan.still.is_held_out
         if self._lips is None:
             films = [self._lender(film) for film in self._cast.lenders[False][: mandarin.NUM_HEARD]]
             self._lips = mandarin.fit_lips([(film.gesture, film.speech) for film in films])
         factor = float(np.exp(random.uniform(-_SPEED, _SPEED)))
-        num_frames = self._cast.num_frames
-        sentence = mandarin.speak(self._syllables[is_held_out], int(np.ceil(num_frames * factor)) + 2, random)
+        num_frames, paths = self._cast.num_frames, self._recordings[is_held_out]
+        num_spoken = int(np.ceil(num_frames * factor)) + 2
+        if plan.source is Source.ESPEAK:
+            sentence = espeak_sentence([path.stem for path in paths], num_spoken, random)
+        else:
+            sentence = mandarin.speak(paths, num_spoken, random)
         donor = self._drawn_lender(is_held_out, random).gesture
         whole = _Performance(mandarin.act(sentence, self._lips, donor), sentence.speech)
-        return _at_speed(whole, factor, 0.0, num_frames)
+        return _at_speed(whole, factor, 0.0, num_frames, _voice(random))
 
     def _annotations(
         self, picture: np.ndarray, still_points: np.ndarray, points: np.ndarray, speech: np.ndarray
@@ -223,9 +242,17 @@ class Studio:
         )
 
 
-def _at_speed(whole: _Performance, factor: float, start: float, num_frames: int) -> _Performance:
-    """`num_frames` from frame `start` on, `factor` times as fast; sound and lips stay together."""
+def _voice(random: np.random.Generator) -> Voice | None:
+    """Whose voice it is; None for the recorded one, which is higher when it is faster."""
+    return draw_voice(random) if random.random() < _SHARE_OTHER_VOICES else None
+
+
+def _at_speed(whole: _Performance, factor: float, start: float, num_frames: int, voice: Voice | None) -> _Performance:
+    """`num_frames` from frame `start` on, `factor` times as fast, in another voice; sound and lips stay together."""
     # The middle of frame i lies at (i + 0.5)·640 samples, before and after.
-    first = SAMPLES_PER_FRAME * (start + 0.5 - 0.5 * factor)
-    speech = played(whole.speech, factor, first, num_frames * SAMPLES_PER_FRAME)
+    first, num_samples = SAMPLES_PER_FRAME * (start + 0.5 - 0.5 * factor), num_frames * SAMPLES_PER_FRAME
+    if voice is None:
+        speech = played(whole.speech, factor, first, num_samples)
+    else:
+        speech = in_voice(played(whole.speech, 1.0, round(first), round(num_samples * factor)), voice, num_samples)
     return _Performance(faster(whole.gesture, factor, start, num_frames), speech)

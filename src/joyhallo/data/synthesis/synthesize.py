@@ -5,14 +5,13 @@ the inside of the mouth is painted. Held-out people speak with held-out sound on
 that was stopped goes on where it was, and the same options make the same clips, in any number of processes.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
-
-import numpy as np
 
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.data.index import INDEX_NAME, Index, read_index, read_shard
@@ -20,34 +19,16 @@ from joyhallo.data.preparation.engine import Answer, LocalCrew, Work, attempt, r
 from joyhallo.data.preparation.packing import check_same_kind, locked
 from joyhallo.data.report import ReportLine, append_lines, read_lines
 from joyhallo.data.shards import pack
-from joyhallo.data.synthesis import mandarin
+from joyhallo.data.synthesis import espeak, mandarin
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
+from joyhallo.data.synthesis.plans import SynthesisRequest, check, plan_clips
 from joyhallo.data.synthesis.speakers import Film, list_films, load_tracked, refused_film, save_tracked, track
 from joyhallo.data.synthesis.stills import Still, list_stills, load_study, refused_still, save_study, study
 from joyhallo.data.synthesis.studio import Cast, ClipPlan, Studio
 from joyhallo.errors import UserError
 
+logger = logging.getLogger(__name__)
 WORK_NAME = ".work"
-
-
-@dataclass(frozen=True)
-class SynthesisRequest:
-    """What to make."""
-
-    portraits: tuple[Path, ...]  # folders of pictures
-    videos: tuple[Path, ...]  # folders of talking clips, or datasets
-    output: Path
-    face_models: Path  # the `.task` bundle
-    syllables: Path | None = None  # a folder of recordings like niu4.opus: every other clip is then Mandarin
-    num_takes: int | None = None  # clips of every portrait
-    num_clips: int | None = None  # or so many in all
-    size_px: int = 256
-    num_frames: int = 48
-    head_share: float = 1.0  # of the head's movement
-    opening: float = 1.0  # of the lips, against the films'
-    num_videos: int = 400  # that movement is taken from, at most
-    num_workers: int = 1
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +47,7 @@ class SynthesisResult:
 
     index: Index
     num_made: int  # clips made by this run
-    num_refused: int  # portraits and videos that could not be used; report.jsonl says why
+    num_refused: int  # portraits, videos and words that could not be used; report.jsonl says why
     made_s: float  # time spent on making clips
 
 
@@ -78,7 +59,8 @@ def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
 
     Raises UserError when nothing can be made of what was given, or the folder holds clips of other options.
     """
-    _check(request)
+    check(request)
+    request = with_voices_there(request)
     work = request.output / WORK_NAME
     with locked(work):
         kind = {name: getattr(request, name) for name in ("size_px", "num_frames", "head_share", "opening", "seed")}
@@ -86,6 +68,14 @@ def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
         for name in ("portraits", "videos", "clips"):
             (work / name).mkdir(exist_ok=True)
         return _synthesise(request, work, show)
+
+
+def with_voices_there(request: SynthesisRequest) -> SynthesisRequest:
+    """The request, without espeak-ng where it is asked for and not installed, which the log says."""
+    if not request.is_mandarin or request.espeak_share == 0 or espeak.is_installed():
+        return request
+    logger.warning("espeak-ng is not installed, so recorded voices speak all Mandarin clips (apt-get install espeak-ng)")
+    return replace(request, espeak_share=0.0)
 
 
 def _synthesise(request: SynthesisRequest, work: Path, show: Show) -> SynthesisResult:
@@ -97,7 +87,7 @@ def _synthesise(request: SynthesisRequest, work: Path, show: Show) -> SynthesisR
     new_films = [film for film in films if not (work / "videos" / f"{film.name}.npz").exists()]
     for answer in _run("videos", partial(_track_worker, request, work), new_films, request, show):
         save_tracked(refused_film("failed", answer.problem or ""), work / "videos" / f"{answer.task.name}.npz")
-    lines = [*_still_lines(stills, work), *_film_lines(films, work)]
+    lines = [*_still_lines(stills, work), *_film_lines(films, work), *_word_lines(request.words)]
     things, usable = _cast(request, work, stills, films)
     plans = plan_clips(request, [still for still in usable if _has_sound(things, still)])
     lines += [
@@ -127,52 +117,12 @@ def _synthesise(request: SynthesisRequest, work: Path, show: Show) -> SynthesisR
     return SynthesisResult(index, len(missing) - len(failed), num_refused, made_s)
 
 
-def plan_clips(request: SynthesisRequest, stills: Sequence[Still]) -> list[ClipPlan]:
-    """Which clips to make; more takes or clips only add to fewer of them."""
-    if not stills:
-        return []
-    if request.num_clips is None:
-        turns = [(number, take) for take in range(request.num_takes or 1) for number in range(len(stills))]
-    else:  # spread over all portraits, in an order of its own
-        order = np.random.default_rng(request.seed).permutation(len(stills))
-        turns = [(int(order[clip % len(order)]), clip // len(order)) for clip in range(request.num_clips)]
-    plans = []
-    for number, take in turns:
-        is_mandarin = request.syllables is not None and (number + take) % 2 == 1
-        kind = "syllables" if is_mandarin else "film"
-        plans.append(ClipPlan(f"{stills[number].name}-{kind}-{take:03d}", stills[number], is_mandarin))
-    return plans
-
-
 def finished_keys(dataset: Path) -> set[str]:
     """Of the clips that are packed, or made and not packed yet."""
     keys = {path.stem for path in (dataset / WORK_NAME / "clips").glob("*.json")}
     if (dataset / INDEX_NAME).exists():
         keys |= {key for entry in read_index(dataset).shards for key in read_shard(dataset, entry).members}
     return keys
-
-
-def _check(request: SynthesisRequest) -> None:
-    if not 64 <= request.size_px <= 2048 or request.size_px % 16:
-        raise UserError(f"frames of {request.size_px} px: use a multiple of 16 from 64 to 2048, such as 256")
-    if request.num_frames < 24:
-        raise UserError(f"clips of {request.num_frames} frames: training needs 24 at least (48 are 2 seconds)")
-    for name, number in (("takes", request.num_takes), ("clips", request.num_clips), ("workers", request.num_workers)):
-        if number is not None and number < 1:
-            raise UserError(f"--{name} {number}: give 1 or more")
-    if not 0 <= request.head_share <= 2:
-        raise UserError(f"--head {request.head_share:g}: give a share from 0, heads that stay where they are, to 2")
-    if not 0.5 <= request.opening <= 2:
-        raise UserError(f"--opening {request.opening:g}: give a factor from 0.5 to 2")
-    if request.num_takes is not None and request.num_clips is not None:
-        raise UserError("--takes and --clips were both given: one is per portrait, the other is the sum; give one")
-    if request.syllables is not None and not all(mandarin.read_syllables(request.syllables).values()):
-        raise UserError(f"too few recorded syllables in '{request.syllables}': give a folder of a hundred files like niu4.opus")
-    if request.face_models.suffix != ".task":
-        raise UserError(
-            "the face models of MediaPipe's bundle are needed: let JOYHALLO_WEIGHTS name a folder with "
-            "face_landmarker_v2_with_blendshapes.task"
-        )
 
 
 def _cast(request: SynthesisRequest, work: Path, stills: Sequence[Still], films: Sequence[Film]) -> tuple[Cast, list[Still]]:
@@ -197,6 +147,7 @@ def _cast(request: SynthesisRequest, work: Path, stills: Sequence[Still], films:
         lenders={is_held: tuple(kept) for is_held, kept in lenders.items()},
         smiles={is_held: tuple(kept) for is_held, kept in smiles.items()},
         syllables=request.syllables,
+        words=request.words,
         size_px=request.size_px,
         num_frames=request.num_frames,
         head_share=request.head_share,
@@ -225,6 +176,11 @@ def _film_lines(films: Iterable[Film], work: Path) -> list[ReportLine]:
         source = str(film.path) if film.key is None else f"{film.path}/{film.key}"
         lines.append(ReportLine(source, None, found.reason is None, found.reason, found.detail))
     return lines
+
+
+def _word_lines(words: Path | None) -> list[ReportLine]:
+    left_out = mandarin.read_words(words)[1] if words else {}
+    return [ReportLine(str(path), None, False, "unknown word", why) for path, why in left_out.items()]
 
 
 def _clip_line(plan: ClipPlan, failed: Answer | None) -> ReportLine:

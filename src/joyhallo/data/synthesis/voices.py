@@ -1,8 +1,14 @@
-"""Speech changed so that the lips still fit: other voices, rooms, noise. Axes: T samples at 16 kHz, F frames, C columns."""
+"""Speech changed so that the lips still fit: microphones, rooms, noise, music.
+
+Axes: T samples at 16 kHz, F frames, C columns.
+"""
 
 import numpy as np
 
+from joyhallo.data.synthesis.music import music_like
 from joyhallo.models.speech_encoder import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+
+_SHARE_MUSIC = 0.3  # of the recordings that are changed at all
 
 
 class SoundChanger:
@@ -71,7 +77,7 @@ def in_a_room(speech: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def recorded(speech: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """As another recording might hold it, int16 [T]: half of the time clean, else filtered, in a room, with noise."""
+    """As another recording might hold it, int16 [T]: half of the time clean, else filtered, in a room, with noise or music."""
     sound = np.asarray(speech, np.float64) - float(np.mean(speech))
     if random.random() < 0.5:
         sound = filtered(sound, random)
@@ -79,6 +85,8 @@ def recorded(speech: np.ndarray, random: np.random.Generator) -> np.ndarray:
             sound = in_a_room(sound, random)
         if random.random() < 0.7:
             sound = sound + noise_like(len(sound), random) * (sound.std() + 1e-6) * 10 ** (-random.uniform(8, 40) / 20)
+        if random.random() < _SHARE_MUSIC:
+            sound = sound + music_like(len(sound), random) * (sound.std() + 1e-6) * 10 ** (-random.uniform(6, 30) / 20)
     peak = float(np.abs(sound).max())
     target = 10 ** (-random.uniform(1, 12) / 20)
     return np.round(sound * (target / max(peak, 1e-6)) * 32767).astype(np.int16)
