@@ -25,8 +25,8 @@ from joyhallo.media.image import read_image
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.conditions import ClipInputs
 from joyhallo.models.latents import (
-    Cells,
     LatentSpace,
+    cells_of,
     decode_changes,
     decode_latents,
     downscale_factor,
@@ -212,7 +212,7 @@ class _Run:
             self.portrait_latents = encode_pixels(pipe.vae, portrait.pixels[None]).to(**self.like)  # [1,C,h,w]
             decodes_changes = pipe.latent_space.form == "residual" and isinstance(pipe.vae, PatchAutoencoder)
             self.still = decode_latents(pipe.vae, self.portrait_latents) if decodes_changes else None  # [1,3,H,W]
-            self.speaking = _cells_of(speaking_box(portrait.landmarks), self.portrait_latents, self.pixels)
+            self.speaking = cells_of(speaking_box(portrait.landmarks), downscale_factor(pipe.vae), self.portrait_latents)
             self.location = pipe.face_locator(portrait.face_region[None].to(**self.like))
             embedding = portrait.face_embedding[None].to(**self.like)
             self.face_tokens = pipe.face_projector(embedding)
@@ -298,11 +298,3 @@ class _Run:
                 found = f"{place}, step {step + 1} of {self.num_steps}: the latents are not finite"
                 raise UserError(f"{found} in {str(self.like['dtype']).removeprefix('torch.')}: run again with {remedy}")
         return latents
-
-
-def _cells_of(box: np.ndarray, latents: Tensor, pixels: Tensor) -> Cells:
-    """The cells of latents [1,C,h,w] that a box [4] (x0, y0, x1, y1) in a picture [3,H,W] touches."""
-    per_pixel = latents.shape[-2] / pixels.shape[-2], latents.shape[-1] / pixels.shape[-1]
-    left, right = np.clip([np.floor(box[0] * per_pixel[1]), np.ceil(box[2] * per_pixel[1])], 0, latents.shape[-1]).astype(int)
-    top, bottom = np.clip([np.floor(box[1] * per_pixel[0]), np.ceil(box[3] * per_pixel[0])], 0, latents.shape[-2]).astype(int)
-    return slice(top, bottom), slice(left, right)

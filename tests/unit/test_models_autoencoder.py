@@ -1,10 +1,11 @@
 """The small autoencoder computes what its layers say, whatever the memory layout of what it is given."""
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from joyhallo.models.autoencoder import PatchAutoencoder
-from joyhallo.models.latents import decode_changes, decode_latents, encode_pixels, to_frames
+from joyhallo.models.latents import cells_of, decode_changes, decode_latents, encode_pixels, to_frames
 
 
 def small():
@@ -101,3 +102,9 @@ def test_nothing_is_decoded_beyond_the_cells_that_may_change():
     assert torch.equal(
         decode_changes(model, unchanged.repeat(2, 1, 1, 1), unchanged, still, ANYWHERE), still.repeat(2, 1, 1, 1)
     )
+
+
+def test_the_cells_of_a_box_hold_it_and_end_with_the_picture():
+    latents = torch.zeros(1, 4, 9, 10)
+    assert cells_of(np.array([17.0, 32.0, 47.9, 64.1]), 16, latents) == (slice(2, 5), slice(1, 3))
+    assert cells_of(np.array([-20.0, 100.0, 500.0, 900.0]), 16, latents) == (slice(6, 9), slice(0, 10))

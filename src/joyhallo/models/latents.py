@@ -61,6 +61,16 @@ def decode_changes(vae: nn.Module, latents: Tensor, unchanged: Tensor, still: Te
     return pixels
 
 
+def cells_of(box: np.ndarray, factor: int, latents: Tensor) -> Cells:
+    """The cells of latents [...,h,w] that a box [4] (x0, y0, x1, y1) touches, in pixels of which a cell has `factor` a side."""
+    edges = np.stack([np.floor(box[:2] / factor), np.ceil(box[2:] / factor)], 1)  # of columns and rows
+    (left, right), (top, bottom) = (
+        np.clip(pair, 0, size).astype(int).tolist()
+        for pair, size in zip(edges, (latents.shape[-1], latents.shape[-2]), strict=True)
+    )
+    return slice(top, bottom), slice(left, right)
+
+
 def _extent(flags: Tensor) -> slice:
     """From the first to the last that is set."""
     places = flags.nonzero()
