@@ -194,3 +194,9 @@ def test_every_module_can_be_imported_without_side_effects(tmp_path):
     )
     assert done.stdout.strip() == "0 False []"
     assert not (tmp_path / "cache").exists()
+
+
+def test_loading_the_embedded_weights_loads_no_scipy():
+    """diffusers would, to compare a scheduler with all others: seconds before the first frame."""
+    code = "import sys; from joyhallo.animator import Animator; Animator.from_pretrained('mini'); print('scipy' in sys.modules)"
+    assert fresh(code).splitlines()[-1] == "False"

@@ -91,10 +91,10 @@ def prepare_portrait(
         return portrait
     closed, landmarks = close_lips(image, face.landmarks)
     shut = _framed(closed, landmarks, portrait.face_embedding, framing)
-    return replace(shut, has_closed_lips=True, teeth=_own_teeth(image, face.landmarks))
+    return replace(shut, has_closed_lips=True, teeth=own_teeth(image, face.landmarks))
 
 
-def _own_teeth(image: np.ndarray, landmarks: np.ndarray) -> Teeth | None:
+def own_teeth(image: np.ndarray, landmarks: np.ndarray) -> Teeth | None:
     """The upper teeth of a smile, where enough is seen of them."""
     pose = upright(landmarks)
     teeth = read_teeth(image, landmarks, pose, closed_mouth(pose.undo(landmarks)))

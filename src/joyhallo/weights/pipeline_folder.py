@@ -103,7 +103,12 @@ def load_scheduler(folder: Path, class_name: str) -> Any:  # noqa: ANN401
     kind: Any = getattr(importlib.import_module("diffusers"), class_name, None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
         raise UserError(f"{folder}: diffusers has no scheduler {class_name!r}: use one of its own, like DDIMScheduler")
-    return cast("Any", kind).from_config(read_json(folder / "scheduler_config.json"))  # a ConfigMixin too
+    config = read_json(folder / "scheduler_config.json")
+    options = {name: value for name, value in config.items() if not name.startswith("_")}
+    if config.get("_class_name") == class_name and options.keys() <= inspect.signature(kind.__init__).parameters.keys():
+        return kind(**options)
+    # The settings of another scheduler: to translate them diffusers loads all that it has, and SciPy, which takes seconds.
+    return cast("Any", kind).from_config(config)
 
 
 def check_config(config: dict[str, Any], kind: type, path: Path) -> None:
