@@ -154,10 +154,9 @@ class Maker:
         video = self.video_of(job)
         video.parent.mkdir(parents=True, exist_ok=True)
         with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, rest, idle) as writer:
-            for frame in frames:
-                writer.write(frame)
+            writer.write(frames)
         finish = Finish(portrait, _PLAYED, rest, idle)
-        finished = np.stack([finish.apply(frame, number) for number, frame in enumerate(frames)])
+        finished = np.stack(list(finish.apply(frames, 0)))
         return trace(finished, self._as_given(picture, portrait), self.tools, spent_s)
 
     def _portrait(self, job: Job) -> tuple[np.ndarray, Portrait]:

@@ -1,11 +1,15 @@
 """From frames of the face to a labelled file: move the picture, paste, mark, encode, sign."""
 
 import uuid
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import torch
 
 from joyhallo.conditioning.portrait import Portrait
 from joyhallo.errors import UserError
@@ -79,9 +83,24 @@ class Finish:
         """(height, width) of the pictures."""
         return self.paster.size
 
-    def apply(self, frame: np.ndarray, number: int) -> np.ndarray:
-        """The picture [H,W,3] uint8 of frame `number`, [h,w,3] uint8."""
-        picture = self.paster.paste(self.speaking.follow(frame) if self.speaking else frame)
+    def apply(self, frames: np.ndarray, first: int) -> Iterator[np.ndarray]:
+        """The pictures [H,W,3] uint8 of frames [F,h,w,3] uint8 in their order, the first of which has the number `first`.
+
+        As many are made at once as the networks have threads.
+        """
+        moves = self.speaking.follower.moves(frames) if self.speaking else [None] * len(frames)
+        num_threads = torch.get_num_threads()
+        waiting: deque[Future[np.ndarray]] = deque()
+        with ThreadPoolExecutor(num_threads) as pool:
+            for number, (frame, moved) in enumerate(zip(frames, moves, strict=True), first):
+                waiting.append(pool.submit(self._finished, frame, number, moved))
+                if len(waiting) > num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _finished(self, frame: np.ndarray, number: int, moves: np.ndarray | None) -> np.ndarray:
+        picture = self.paster.paste(frame if self.speaking is None or moves is None else self.speaking.follow(frame, moves))
         return self.liveliness.apply(picture, number) if self.liveliness else picture
 
 
@@ -94,9 +113,10 @@ class _SpeakingPicture:
         per_pixel = np.array([picture.shape[1] / width, picture.shape[0] / height, picture.shape[1] / width])
         self.mouth = SpeakingMouth(picture, portrait.landmarks * per_pixel, (height, width), portrait.teeth)
 
-    def follow(self, frame: np.ndarray) -> np.ndarray:
-        """The picture [H, W, 3] uint8 as it is in a frame [h, w, 3] uint8; its very pixels where nothing moves."""
-        lips = self.mouth.lips(self.follower.moves(frame))
+    def follow(self, frame: np.ndarray, moves: np.ndarray) -> np.ndarray:
+        """The picture [H, W, 3] uint8 as it is in a frame [h, w, 3] uint8 whose lips have made `moves` [P, 2]; its very pixels
+        where nothing moves."""
+        lips = self.mouth.lips(moves)
         if lips is None:
             return self.moved.carried(self.moved.way(frame))
         way = self.moved.way(frame, self.mouth.covered(lips, self.moved.size))
@@ -133,12 +153,11 @@ class TalkingWriter:
         self.writer.__enter__()
         return self
 
-    def write(self, frame: np.ndarray) -> None:
-        """Append one frame [H,W,3] uint8 of the face."""
-        picture = self.finish.apply(frame, self.writer.num_frames)
-        if self.mark:
-            picture = self.mark.apply(picture, self.writer.num_frames / self.output.fps)
-        self.writer.write(picture)
+    def write(self, frames: np.ndarray) -> None:
+        """Append frames [F,H,W,3] uint8 of the face."""
+        for picture in self.finish.apply(frames, self.writer.num_frames):
+            marked = self.mark.apply(picture, self.writer.num_frames / self.output.fps) if self.mark else picture
+            self.writer.write(marked)
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.writer.__exit__(kind, value, trace)

@@ -2,12 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from joyhallo._version import __version__
@@ -242,22 +241,17 @@ def _make(
     idle = pipe.idle_motion(speech, request.seed)
     with TalkingWriter(job.video, portrait, request.speech, request.file(rate), pipe.rest(portrait), idle) as writer:
         for index in range(done):
-            _write(writer, job.frames(index))
+            writer.write(job.frames(index))
         clock.lap("writing")
         begun = time.monotonic()
         show(done, 0)
         for clip in pipe.stream(portrait, speech, request.options(), last):
             clock.lap("animating")
             job.keep(clip)
-            _write(writer, clip.frames)
+            writer.write(clip.frames)
             clock.lap("writing")
             show(clip.index + 1, clip.index + 1 - done)
     clock.lap("writing")
-
-
-def _write(writer: TalkingWriter, frames: Iterable[np.ndarray]) -> None:
-    for frame in frames:
-        writer.write(frame)
 
 
 def describe(request: RenderRequest, pipe: Animator) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from joyhallo.conditioning.portrait import Portrait
 from joyhallo.idle.motion import IdleMotion
 from joyhallo.mouth.rest import Rest
 
+_AT_ONCE = 16  # frames whose lips are read together
+
 
 @dataclass(frozen=True, eq=False)
 class Video:
@@ -34,6 +36,6 @@ class Video:
 
         how = Output(paste_back=paste_back, fps=self.fps, **output)
         with TalkingWriter(Path(path), self.portrait, self.speech, how, self.rest, self.idle) as writer:
-            for frame in self.frames:
-                writer.write(frame)
+            for start in range(0, len(self.frames), _AT_ONCE):
+                writer.write(self.frames[start : start + _AT_ONCE])
         return Path(path)

@@ -8,6 +8,7 @@ import pytest
 
 from joyhallo.animator import Animator
 from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.portrait import own_teeth
 from joyhallo.conditioning.similarity import upright
 from joyhallo.conditioning.teeth import HALF_WIDTH_CM, PX_PER_CM
 from joyhallo.media.image import read_image
@@ -34,14 +35,14 @@ def follower(pipe, portrait) -> LipFollower:
 
 
 def test_at_rest_nothing_has_moved(pipe, portrait, follower):
-    assert np.array_equal(follower.moves(pipe.rest(portrait).still), np.zeros((len(anatomy.LIP_POINTS), 2)))
+    assert np.array_equal(follower.moves(pipe.rest(portrait).still[None])[0], np.zeros((len(anatomy.LIP_POINTS), 2)))
 
 
 @pytest.mark.parametrize("shift", [-3, 3])
 def test_lips_that_go_down_or_up_are_followed(pipe, portrait, follower, shift):
     still = pipe.rest(portrait).still
     moved = cv2.warpAffine(still, np.float32([[1, 0, 0], [0, 1, shift]]), still.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-    moves = follower.moves(moved)
+    moves = follower.moves(moved[None])[0]
     assert moves[LOWER + UPPER, 1].mean() == pytest.approx(shift, abs=1.2)
     assert abs(moves[:, 0].mean()) < 0.8
 
@@ -52,11 +53,11 @@ def test_a_dark_gap_between_the_lips_is_an_open_mouth(pipe, portrait, follower):
     ring = (points - middle) * [0.9, 1] + middle
     ring[:, 1] += np.where(np.arange(len(ring)) > 10, 9, 0)
     cv2.fillPoly(frame, [np.round(ring).astype(np.int32)], (35, 15, 15))
-    moves = follower.moves(frame)
+    moves = follower.moves(frame[None])[0]
     assert moves[LOWER, 1].mean() - moves[UPPER, 1].mean() > 3
 
 
-def test_a_smile_keeps_its_own_teeth_and_a_shut_mouth_has_none(pipe, portrait):
+def test_a_smile_keeps_its_own_teeth_and_a_shut_mouth_has_none(portrait):
     """Teeth of a colour that nobody has are found again between the lips that were closed."""
     picture = read_image(PORTRAIT)
     given = portrait.landmarks.copy()
@@ -71,8 +72,6 @@ def test_a_smile_keeps_its_own_teeth_and_a_shut_mouth_has_none(pipe, portrait):
     ring = np.round(smile[list(anatomy.INNER_LIP_RING), :2] * 16).astype(np.int32)
     shown = picture.copy()
     cv2.fillPoly(shown, [ring], (205, 214, 200), cv2.LINE_AA, 4)
-    from joyhallo.conditioning.portrait import own_teeth
-
     teeth = own_teeth(shown, smile)
     assert teeth is not None
     middle = teeth.pixels[-40:-20, round(HALF_WIDTH_CM * PX_PER_CM)]

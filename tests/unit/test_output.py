@@ -43,6 +43,10 @@ def rest(portrait) -> Rest:
     return Rest(still_of(portrait), Darkest())
 
 
+def finished(finish: Finish, frame: np.ndarray) -> np.ndarray:
+    return next(finish.apply(frame[None], 0))
+
+
 class Darkest(torch.nn.Module):
     """Reads every lip point as low as the window is dark."""
 
@@ -61,24 +65,33 @@ class Darkest(torch.nn.Module):
 def test_weights_that_predict_changes_leave_the_rest_of_the_picture_as_it_is(portrait, rest):
     finish = Finish(portrait, Output(), rest)
     assert finish.size == (96, 128)
-    assert np.array_equal(finish.apply(rest.still, 0), portrait.picture)
+    assert np.array_equal(finished(finish, rest.still), portrait.picture)
     frame = rest.still.copy()
     frame[20:28, 8:24] = 5
-    finished = finish.apply(frame, 1)
-    assert (finished != portrait.picture).any()
-    assert np.array_equal(finished[: CROP.top], portrait.picture[: CROP.top])
+    after = finished(finish, frame)
+    assert (after != portrait.picture).any()
+    assert np.array_equal(after[: CROP.top], portrait.picture[: CROP.top])
     mouth = (slice(CROP.top + 40, CROP.top + 60), slice(CROP.left + 20, CROP.left + 44))
-    assert finished[mouth].mean() < portrait.picture[mouth].mean()
+    assert after[mouth].mean() < portrait.picture[mouth].mean()
 
 
 def test_weights_that_draw_everything_are_pasted_as_they_are(portrait):
     frame = still_of(portrait)
-    finished = Finish(portrait, Output(), None).apply(frame, 0)
+    after = finished(Finish(portrait, Output(), None), frame)
     enlarged = cv2.resize(frame, (64, 64), interpolation=cv2.INTER_CUBIC)
     inner = slice(8, -8)
-    assert np.array_equal(finished[CROP.top : CROP.top + 64, CROP.left : CROP.left + 64][inner, inner], enlarged[inner, inner])
+    assert np.array_equal(after[CROP.top : CROP.top + 64, CROP.left : CROP.left + 64][inner, inner], enlarged[inner, inner])
 
 
 def test_a_frame_alone_has_the_portraits_own_pixels_too(portrait, rest):
     shown = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
-    assert np.array_equal(Finish(portrait, Output(paste_back=False), rest).apply(rest.still, 0), shown)
+    assert np.array_equal(finished(Finish(portrait, Output(paste_back=False), rest), rest.still), shown)
+
+
+def test_pictures_come_in_the_order_of_their_frames_whatever_is_made_at_once(portrait, rest):
+    finish = Finish(portrait, Output(), rest)
+    frames = np.stack([np.clip(rest.still.astype(int) - 3 * number, 0, 255).astype(np.uint8) for number in range(12)])
+    alone = [finished(finish, frame) for frame in frames]
+    assert not np.array_equal(alone[3], alone[9])
+    for number, picture in enumerate(finish.apply(frames, 0)):
+        assert np.array_equal(picture, alone[number])

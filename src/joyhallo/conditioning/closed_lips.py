@@ -42,7 +42,7 @@ def are_parted(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> bool
     pose = upright(points)
     if len(points) > _NUM_UNSURE:
         return float(lip_gap(pose.undo(points))) >= PARTED_CM
-    places = read_lips(pixels, landmarks, reader)
+    places = read_lips(pixels[None], landmarks, reader)[0]
     upper, lower = places[list(anatomy.UPPER_READ)], places[list(anatomy.LOWER_READ)]
     gap_cm = float((lower - upper).mean(0) @ pose.rotation[:2, 1]) / pose.scale
     return gap_cm >= _CLEARLY_CM or (gap_cm >= _SEEN_CM and _share_of_teeth(pixels, places) >= _LEAST_TEETH)

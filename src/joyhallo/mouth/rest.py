@@ -20,17 +20,17 @@ class Rest:
 
 
 class LipFollower:
-    """Reads frame after frame how far the lips of one person have moved."""
+    """Reads how far the lips of one person have moved in frames."""
 
     def __init__(self, rest: Rest, landmarks: np.ndarray) -> None:
         """`landmarks` [K, 2 or 3] of the face mesh in pixels of the frames."""
         self._reader, self._landmarks = rest.reader, landmarks
-        self._at_rest = self._read(rest.still)
+        self._at_rest = self._read(rest.still[None])
 
-    def moves(self, frame: np.ndarray) -> np.ndarray:
-        """Of every lip point (`anatomy.LIP_POINTS`), in pixels of the frame [H, W, 3] uint8: [P, 2]."""
-        return self._read(frame) - self._at_rest
+    def moves(self, frames: np.ndarray) -> np.ndarray:
+        """Of every lip point (`anatomy.LIP_POINTS`), in pixels of the frames [F, H, W, 3] uint8: [F, P, 2]."""
+        return self._read(frames) - self._at_rest
 
-    def _read(self, frame: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(frame).permute(2, 0, 1).float() / 127.5 - 1
+    def _read(self, frames: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
         return read_lips(pixels, self._landmarks, self._reader, _NUM_VIEWS)
