@@ -14,10 +14,12 @@ from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
 from joyhallo.data.heldout import split_videos
 from joyhallo.data.synthesis import mandarin
 from joyhallo.data.synthesis.speakers import Film, load_tracked, save_tracked, track
+from joyhallo.data.synthesis.voice_change import faster
 from joyhallo.errors import UserError
 from joyhallo.evaluation.lips import is_silent, loudness_db
 from joyhallo.evaluation.pinyin import BILABIALS, read_syllable
 from joyhallo.media.audio import read_speech
+from joyhallo.models.speech_encoder import SAMPLE_RATE_HZ
 
 NUM_FRAMES = 64  # of a clip: four windows of the sampler
 _ALIGNED_PER_FRAME = 1000  # units of an alignment: 25,000 a second
@@ -132,13 +134,20 @@ def _in_a_row(lips: list[Path], others: list[Path], number: int) -> Saying:
         choice = (lips, others)[turn % 2]
         path = choice[int(random.integers(len(choice)))]
         sound = read_speech(path)
-        begin, end = (round(time * FPS * SAMPLES_PER_FRAME) for time in mandarin._speaking_part(sound))
-        sound = mandarin._faster(sound[begin:end], _PACE)
+        begin, end = (round(time * FPS * SAMPLES_PER_FRAME) for time in _speaking_part(sound))
+        sound = faster(sound[begin:end], _PACE)
         if at + len(sound) > len(speech) - 5 * SAMPLES_PER_FRAME:
             return Saying(f"syllables-{number:02d}", "syllables", speech, tuple(onsets[1:]))
         speech[at : at + len(sound)] += sound * (0.08 / max(float(sound.std()), 1e-6))
         onsets.append(Onset(int(at / SAMPLES_PER_FRAME), turn % 2 == 0))
         at, turn = at + len(sound), turn + 1
+
+
+def _speaking_part(speech: np.ndarray) -> tuple[float, float]:
+    """Start and end of the sound in a recording of one syllable, seconds."""
+    energy = np.sqrt(np.convolve(speech**2, np.ones(320) / 320, "same"))[::80]
+    loud = np.flatnonzero(energy > 0.06 * energy.max())
+    return loud[0] * 80 / SAMPLE_RATE_HZ, (loud[-1] + 1) * 80 / SAMPLE_RATE_HZ
 
 
 def sentences(folder: Path, count: int) -> list[Saying]:

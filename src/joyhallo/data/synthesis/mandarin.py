@@ -17,7 +17,6 @@ from joyhallo.data.synthesis.borders import Timed, time_syllables
 from joyhallo.data.synthesis.gestures import Gesture
 from joyhallo.data.synthesis.hearing import Hearing, fit_hearing
 from joyhallo.data.synthesis.spelling import BILABIALS, STOPS, initial_of, phones, read_word, spelled
-from joyhallo.data.synthesis.voice_change import faster as _faster  # noqa: F401  the stimuli of the report are cut by it
 from joyhallo.data.synthesis.voice_change import stretched
 from joyhallo.errors import UserError
 from joyhallo.media.audio import read_speech
@@ -138,13 +137,6 @@ def act(sentence: Sentence, lips: FilmedLips, donor: Gesture) -> Gesture:
     shape[:, _EYES_AND_BROWS] = filmed[:, _EYES_AND_BROWS]
     gap = np.maximum(0, controls[:, :1]) * lips.basis.profile
     return Gesture(shape, gap, donor.blink[frames], donor.rotation[frames], donor.scale[frames], donor.shift[frames])
-
-
-def _speaking_part(speech: np.ndarray) -> tuple[float, float]:
-    """Start and end of the sound in a recording of one syllable, seconds."""
-    energy = np.sqrt(np.convolve(speech**2, np.ones(320) / 320, "same"))[::80]
-    loud = np.flatnonzero(energy > 0.06 * energy.max())
-    return loud[0] * 80 / SAMPLE_RATE_HZ, (loud[-1] + 1) * 80 / SAMPLE_RATE_HZ
 
 
 def _keys(timed: Timed) -> list[tuple[float, str]]:
