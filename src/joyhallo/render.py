@@ -159,6 +159,8 @@ def render(
         clock.notes += size_notes(portrait.picture.shape[1], portrait.picture.shape[0], request.longest_side)
     if portrait.has_closed_lips:
         clock.notes.append("the lips were parted in the portrait: they were closed, and are opened by the speech alone")
+    if pipe.sampling.latent_form == "residual" and pipe.lip_reader is None:
+        clock.notes.append("these weights have no lip reader: frames are shown as they were drawn, soft where a mouth opens")
     clock.lap("portrait")
     on_progress(Progress("listening to the speech"))
     speech = pipe.speech(request.speech, request.separate_vocals)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -258,3 +259,14 @@ def test_a_file_in_the_place_of_the_clips_folder_is_one_line(request_for, tmp_pa
     folder_of(tmp_path / "out.mp4").write_text("in the way")
     with pytest.raises(UserError, match=r"the folder of the unfinished video .* cannot be written"):
         render(request_for(tmp_path / "out.mp4"))
+
+
+def test_weights_that_cannot_read_lips_say_what_is_shown(request_for, weights, tmp_path):
+    changed = tmp_path / "changes"
+    shutil.copytree(weights, changed)
+    index = json.loads((changed / "model_index.json").read_text())
+    index["sampling"]["latent_form"] = "residual"
+    (changed / "model_index.json").write_text(json.dumps(index))
+    result = render(request_for(tmp_path / "out.mp4", model=str(changed)))
+    assert any("no lip reader" in note for note in result.notes)
+    assert not any("no lip reader" in note for note in render(request_for(tmp_path / "usual.mp4")).notes)

@@ -20,6 +20,7 @@ _LOWER_COLUMNS = (
     (317, 316, 315, 314), (402, 403, 404, 405), (318, 319, 320, 321), (324, 325, 307, 375),
 )  # fmt: skip
 PARTED_CM = 0.12  # lips that are nearer are shut
+_SEEN_CM, _BENT_CM = 0.04, 0.13  # how finely the line of shut lips is sought, and how far it bends from the mesh's
 _LEAST_INSET_CM, _MARGIN_CM = 0.12, 0.06
 _DEEPEST = 0.6  # of the lip's thickness
 _CLEARLY_BRIGHTER = 20.0  # teeth than lips, in 0..255: otherwise there are none to keep out
@@ -57,7 +58,7 @@ def closed_mouth(canonical: np.ndarray) -> np.ndarray:
 
 def settle_lip_line(image: np.ndarray, points: np.ndarray, px_per_cm: float) -> None:
     """Move the inner line of shut lips onto the dark valley between them, where the lips will part; changes `points`."""
-    grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 0.8)
+    grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), max(0.8, _SEEN_CM * px_per_cm))
     reach = px_per_cm * 0.35
     offsets = np.linspace(-reach, reach, 25)
     shifts = []
@@ -67,7 +68,7 @@ def settle_lip_line(image: np.ndarray, points: np.ndarray, px_per_cm: float) -> 
         values = cv2.remap(grey, *column, cv2.INTER_LINEAR)[:, 0] + 6 * (offsets / reach) ** 2
         shifts.append(offsets[values.argmin()])
     middle = np.median(shifts)
-    shifts = np.convolve(np.pad(np.clip(shifts, middle - 1.2, middle + 1.2), 1, "edge"), [0.25, 0.5, 0.25], "valid")
+    shifts = np.convolve(np.pad(np.clip(shifts, middle - _BENT_CM * px_per_cm, middle + _BENT_CM * px_per_cm), 1, "edge"), [0.25, 0.5, 0.25], "valid")
     for (up, low), shift in zip(INNER_PAIRS, shifts, strict=True):
         points[up, 1] = points[low, 1] = (points[up, 1] + points[low, 1]) / 2 + shift
 
