@@ -60,9 +60,9 @@ class Animator:
     """The components of a pipeline at work: `portrait` and `speech` prepare what is given, `stream` makes the clips.
 
     `identity_encoder` is None where the identity comes from InsightFace, `lip_reader` for weights that take portraits with
-    parted lips as they are. The `scheduler` is any of diffusers' that knows velocity prediction with zero terminal SNR.
-    `sampling` is how the weights were trained to be sampled. `JoyHalloPipeline` is the same for users of diffusers, whose own
-    base class takes as long to import as all of this.
+    parted lips as they are, and whose frames are shown as drawn. The `scheduler` is any of diffusers' that knows velocity
+    prediction with zero terminal SNR. `sampling` is how the weights were trained to be sampled. `JoyHalloPipeline` is the same
+    for users of diffusers, whose own base class takes as long to import as all of this.
     """
 
     vae: Any
@@ -168,9 +168,9 @@ class Animator:
         return to_frames(decode_latents(self.vae, encode_pixels(self.vae, portrait.pixels[None])))[0]
 
     def rest(self, portrait: Portrait) -> Rest | None:
-        """How these weights show the unmoved portrait; None for weights that do not predict changes, or have no lip reader."""
-        still = self.still(portrait)
-        return None if still is None or self.lip_reader is None else Rest(still, self.lip_reader)
+        """None where frames are shown as drawn: for weights without changes or a lip reader, and landmarks that are NaN."""
+        still, is_known = self.still(portrait), np.isfinite(portrait.landmarks).all()
+        return Rest(still, self.lip_reader) if still is not None and self.lip_reader is not None and is_known else None
 
     def idle_motion(self, speech: SpeechFeatures, seed: int = DEFAULTS.seed) -> IdleMotion | None:
         """How head and eyes move by themselves while somebody speaks, for weights that hold them still; None for others."""

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +99,14 @@ class JobFolder:
         past = load_file(finished[-1])["past"]
         return Clip(index, np.empty((0, *past.shape[2:], 3), np.uint8), torch.as_tensor(past))
 
-    def frames(self, index: int) -> Iterator[np.ndarray]:
-        """The frames of a finished clip.
+    def frames(self, index: int) -> np.ndarray:
+        """The frames [F,H,W,3] uint8 of a finished clip.
 
         Raises:
             UserError: the clip is damaged.
         """
         try:
-            yield from read_segment(self.segment(index))
+            return np.stack(list(read_segment(self.segment(index))))
         except VideoError as error:
             raise UserError(
                 f"clip {index + 1} of the unfinished video is damaged: start over with --fresh ({error})"

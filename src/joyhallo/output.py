@@ -27,6 +27,7 @@ from joyhallo.presets import MOST_MOVEMENT
 
 SHORTEST_PX = 64  # of the longer side
 PLAYABLE_PX = 4096  # what most decoders of H.264 take
+_MOST_AT_ONCE, _MOST_BYTES, _BYTES_PER_PIXEL = 4, 10**9, 24  # pictures that are finished, and the memory that this takes
 PROVIDER = "JoyHallo-OSS-local"
 
 
@@ -86,10 +87,11 @@ class Finish:
     def apply(self, frames: np.ndarray, first: int) -> Iterator[np.ndarray]:
         """The pictures [H,W,3] uint8 of frames [F,h,w,3] uint8 in their order, the first of which has the number `first`.
 
-        As many are made at once as the networks have threads.
+        As many are made at once as the networks have threads, fewer of large pictures.
         """
         moves = self.speaking.follower.moves(frames) if self.speaking else [None] * len(frames)
-        num_threads = torch.get_num_threads()
+        height, width = self.size
+        num_threads = max(1, min(torch.get_num_threads(), _MOST_AT_ONCE, _MOST_BYTES // (_BYTES_PER_PIXEL * height * width)))
         waiting: deque[Future[np.ndarray]] = deque()
         with ThreadPoolExecutor(num_threads) as pool:
             for number, (frame, moved) in enumerate(zip(frames, moves, strict=True), first):

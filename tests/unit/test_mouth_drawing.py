@@ -53,7 +53,7 @@ def place(x_mm: float, down_mm: float, roll_deg: float) -> tuple[int, int]:
 def test_lips_at_rest_are_left_alone():
     mouth = mouth_of(grained(0))
     assert mouth.lips(np.zeros((len(anatomy.LIP_POINTS), 2))) is None
-    assert mouth.lips(np.random.default_rng(0).normal(0, 0.05, (len(anatomy.LIP_POINTS), 2))) is None
+    assert mouth.lips(np.random.default_rng(0).normal(0, 0.025, (len(anatomy.LIP_POINTS), 2))) is None
 
 
 @pytest.mark.parametrize("roll_deg", [0.0, 20.0])
@@ -102,11 +102,12 @@ def test_skin_goes_the_way_that_everything_goes():
     assert np.abs(followed[around, around].astype(int) - expected[around, around]).max() < 12
 
 
-@pytest.mark.parametrize("by_px", [0.2, 0.35, 0.5])
+@pytest.mark.parametrize("by_px", [0.2, 0.3, 0.4])
 def test_a_mouth_that_begins_to_open_does_not_flash(by_px):
     picture = grained(0)
-    difference = np.abs(spoken(picture, by_px).astype(int) - picture).max()
-    assert difference < 100
+    difference = np.abs(spoken(picture, by_px).astype(int) - picture)
+    assert difference.max() < 75
+    assert np.sort(difference.max(-1).ravel())[-150:].mean() < 40
 
 
 def test_at_the_edge_of_a_picture_the_mouth_is_cut_off():

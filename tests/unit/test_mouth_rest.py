@@ -1,5 +1,6 @@
 """Lips read in frames by the embedded reader."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from joyhallo.conditioning.portrait import own_teeth
 from joyhallo.conditioning.similarity import upright
 from joyhallo.conditioning.teeth import HALF_WIDTH_CM, PX_PER_CM
 from joyhallo.media.image import read_image
-from joyhallo.mouth.rest import LipFollower
+from joyhallo.mouth.rest import LipFollower, Rest
 
 PORTRAIT = Path(__file__).parents[2] / "examples" / "portrait.png"
 LOWER = [anatomy.LIP_POINTS.index(point) for point in anatomy.INNER_LOWER_LIP[3:8]]
@@ -48,13 +49,58 @@ def test_lips_that_go_down_or_up_are_followed(pipe, portrait, follower, shift):
 
 
 def test_a_dark_gap_between_the_lips_is_an_open_mouth(pipe, portrait, follower):
-    frame, points = pipe.rest(portrait).still.copy(), portrait.landmarks[list(anatomy.INNER_LIP_RING), :2]
+    moves = follower.moves(painted_open(pipe.rest(portrait).still, portrait.landmarks)[None])[0]
+    assert moves[LOWER, 1].mean() - moves[UPPER, 1].mean() > 3
+
+
+def painted_open(still: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """The still with its lips 9 px apart."""
+    frame, points = still.copy(), landmarks[list(anatomy.INNER_LIP_RING), :2]
     middle = points.mean(0)
     ring = (points - middle) * [0.9, 1] + middle
     ring[:, 1] += np.where(np.arange(len(ring)) > 10, 9, 0)
     cv2.fillPoly(frame, [np.round(ring).astype(np.int32)], (35, 15, 15))
-    moves = follower.moves(frame[None])[0]
-    assert moves[LOWER, 1].mean() - moves[UPPER, 1].mean() > 3
+    return frame
+
+
+@pytest.mark.parametrize("roll_deg", [25.0, -40.0])
+def test_a_tilted_mouth_is_read_as_an_upright_one(pipe, portrait, follower, roll_deg):
+    rest = pipe.rest(portrait)
+    upright_moves = follower.moves(painted_open(rest.still, portrait.landmarks)[None])[0]
+    turn = cv2.getRotationMatrix2D((128, 128), -roll_deg, 1)
+
+    def turned(frame: np.ndarray) -> np.ndarray:
+        return cv2.warpAffine(frame, turn, frame.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+
+    landmarks = portrait.landmarks.copy()
+    landmarks[:, :2] = landmarks[:, :2] @ turn[:, :2].T + turn[:, 2]
+    tilted = LipFollower(Rest(turned(rest.still), rest.reader), landmarks)
+    moves = tilted.moves(turned(painted_open(rest.still, portrait.landmarks))[None])[0]
+    assert np.abs(moves - upright_moves @ turn[:, :2].T).mean() < 0.3
+
+
+def test_a_mouth_at_the_lower_border_is_read(pipe, portrait, follower):
+    rest = pipe.rest(portrait)
+    opened = painted_open(rest.still, portrait.landmarks)
+    height = round(float(portrait.landmarks[list(anatomy.LIPS), 1].max())) + 25
+    low = LipFollower(Rest(np.ascontiguousarray(rest.still[:height]), rest.reader), portrait.landmarks)
+    moves = (one.moves(np.ascontiguousarray(frame)[None])[0] for one, frame in ((follower, opened), (low, opened[:height])))
+    whole, cut = (move[LOWER, 1].mean() - move[UPPER, 1].mean() for move in moves)
+    assert cut == pytest.approx(whole, abs=1.5)
+
+
+def test_where_landmarks_are_not_known_frames_are_left_as_they_are(pipe, portrait):
+    assert pipe.rest(replace(portrait, landmarks=np.full_like(portrait.landmarks, np.nan))) is None
+
+
+def test_a_mouth_of_one_colour_has_no_teeth(portrait):
+    picture = read_image(PORTRAIT)
+    scale = portrait.crop.width / portrait.pixels.shape[2]
+    points = portrait.landmarks.copy()
+    points[:, :2] = points[:, :2] * scale + [portrait.crop.left, portrait.crop.top]
+    points[list(anatomy.INNER_LOWER_LIP[1:-1]), 1] += 0.7 * upright(points).scale
+    picture[:] = 0
+    assert own_teeth(picture, points) is None
 
 
 def test_a_smile_keeps_its_own_teeth_and_a_shut_mouth_has_none(portrait):

@@ -33,9 +33,9 @@ def test_at_rest_the_inner_lines_are_one(shut):
         assert np.allclose(getattr(unmoved, name), getattr(shut, name), atol=1e-12)
 
 
-def test_a_lowered_lip_opens_the_mouth_by_as_much_and_corners_stay_shut(shut):
+def test_a_lowered_lip_opens_the_mouth_and_corners_stay_shut(shut):
     lips = moved_lips(shut, lowered(0.8))
-    assert np.allclose(gaps(lips)[1:-1], 0.8)
+    assert np.allclose(gaps(lips)[1:-1], 0.8**0.75)
     assert np.allclose(gaps(lips)[[0, -1]], 0)
     assert np.allclose(lips.outer_lower[5] - shut.outer_lower[5], (0, 0.8))
     assert np.allclose(lips.outer_upper, shut.outer_upper)
@@ -49,8 +49,14 @@ def test_lips_that_nearly_meet_or_cross_have_met(shut, by_cm):
 def test_between_shut_and_open_there_is_no_jump(shut):
     heights = [gaps(moved_lips(shut, lowered(by_cm)))[5] for by_cm in np.arange(0, 0.3, 0.005)]
     assert (np.diff(heights) >= 0).all()
-    assert np.diff(heights).max() < 0.015
+    assert np.diff(heights).max() < 0.02
+
+
+def test_small_openings_are_stressed_and_a_wide_one_stays_as_wide(shut):
+    small, wide = (gaps(moved_lips(shut, lowered(by_cm)))[5] for by_cm in (0.3, 1.0))
+    assert small > 0.38
+    assert wide == pytest.approx(1.0, abs=0.01)
 
 
 def test_no_reading_opens_a_mouth_beyond_a_face(shut):
-    assert gaps(moved_lips(shut, lowered(30.0))).max() <= 4
+    assert gaps(moved_lips(shut, lowered(30.0))).max() <= 3

@@ -1,5 +1,6 @@
 """Frames become finished pictures: whose pixels they show, and where."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from joyhallo.conditioning import anatomy
+from joyhallo.idle.motion import IdleMotion
 from joyhallo.media.paste import Crop
 from joyhallo.mouth.rest import Rest
 from joyhallo.output import Finish, Output
@@ -88,10 +90,28 @@ def test_a_frame_alone_has_the_portraits_own_pixels_too(portrait, rest):
     assert np.array_equal(finished(Finish(portrait, Output(paste_back=False), rest), rest.still), shown)
 
 
-def test_pictures_come_in_the_order_of_their_frames_whatever_is_made_at_once(portrait, rest):
-    finish = Finish(portrait, Output(), rest)
-    frames = np.stack([np.clip(rest.still.astype(int) - 3 * number, 0, 255).astype(np.uint8) for number in range(12)])
-    alone = [finished(finish, frame) for frame in frames]
+def test_pictures_come_in_the_order_of_their_frames_whatever_is_made_at_once(portrait, rest, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    idle = IdleMotion(np.linspace(0, 1, 24), np.linspace(0, 0.05, 24)[:, None] * np.ones(5))
+    finish = Finish(portrait, Output(), rest, idle)
+    frames = np.stack([np.clip(rest.still.astype(int) - 3 * number, 0, 255).astype(np.uint8) for number in range(24)])
+    alone = [next(finish.apply(frame[None], number)) for number, frame in enumerate(frames)]
     assert not np.array_equal(alone[3], alone[9])
     for number, picture in enumerate(finish.apply(frames, 0)):
         assert np.array_equal(picture, alone[number])
+
+
+def test_of_large_pictures_fewer_are_made_at_once(portrait, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    counts = []
+
+    class Counting(ThreadPoolExecutor):
+        def __init__(self, max_workers: int) -> None:
+            counts.append(max_workers)
+            super().__init__(max_workers)
+
+    monkeypatch.setattr("joyhallo.output.ThreadPoolExecutor", Counting)
+    large = replace(portrait, picture=np.zeros((5000, 6000, 3), np.uint8))
+    for one in (portrait, large):
+        next(Finish(one, Output(), None).apply(still_of(portrait)[None], 0))
+    assert counts == [4, 1]

@@ -78,6 +78,13 @@ def test_what_is_missing_is_said(page):
     assert list(page.uploads.folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(("usual", "steps"), [(1, {"usual": 1, "fine": 2}), (2, {"quick": 1, "usual": 2, "fine": 4})])
+def test_no_quality_is_offered_twice(page, monkeypatch, usual, steps):
+    monkeypatch.setattr(page.uploads, "look", Look((32, 32), num_steps=usual))
+    assert page.steps() == steps
+    assert len({text for text, _ in page.qualities(2.0, ENGLISH)}) == len(steps)
+
+
 def test_of_two_faces_one_is_shown_and_the_other_can_be_chosen(page, tmp_path):
     one = Image.open(PORTRAIT).convert("RGB")
     both = Image.new("RGB", (one.width * 2, one.height))

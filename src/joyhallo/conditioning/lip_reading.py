@@ -19,16 +19,36 @@ _VIEWS_APART = 1 / 24  # of a window's side from the first
 def read_lips(pixels: Tensor, landmarks: np.ndarray, reader: LipReader, num_views: int = len(_VIEWS)) -> np.ndarray:
     """The lip points [N, P, 2] of frames [N, 3, H, W] in [-1, 1], in their pixels.
 
-    `landmarks` [K, 2 or 3] of the mesh say where the mouth is, in pixels of the frames. More views, up to five, are steadier.
+    `landmarks` [K, 2 or 3] of the mesh say where the mouth is and how the head is tilted, in pixels of the frames. More views,
+    up to five, are steadier. What a window shows beyond a frame's border is the border itself.
+    """
+    size, like = reader.config["size_px"], reader.units
+    scale = WINDOW * min(pixels.shape[2:]) / size  # pixels of the frame to one of a window
+    roll = np.radians(anatomy.head_roll_deg(landmarks))
+    turn = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
+    middle = landmarks[list(anatomy.LIP_POINTS), :2].mean(0)
+    middles = [middle + turn @ view for view in np.array(_VIEWS[:num_views]) * _VIEWS_APART * scale * size]
+    pixels = pixels.to(like)
+    views = torch.cat([_window(pixels, turn * scale, view, size) for view in middles])
+    read = (reader(views) * like).float().cpu().numpy().reshape(num_views, len(pixels), -1, 2)
+    places = read @ (turn * scale).T + np.stack(middles)[:, None, None]
+    return np.asarray(places.mean(0))
+
+
+def _window(pixels: Tensor, axes: np.ndarray, middle: np.ndarray, size: int) -> Tensor:
+    """[N, 3, size, size]: what frames [N, 3, H, W] show around `middle` [2] on axes [2, 2] (columns: its across and down).
+
+    A place of the window whose pixels are smaller than the frame's is between two of them, of one with larger ones their mean.
     """
     height, width = pixels.shape[2:]
-    side = round(WINDOW * min(height, width))
-    size, like = reader.config["size_px"], reader.units
-    middle = landmarks[list(anatomy.LIP_POINTS), :2].mean(0) - side / 2
-    begins = np.round(middle + np.array(_VIEWS[:num_views]) * _VIEWS_APART * side)
-    begins = np.clip(begins, 0, [width - side, height - side]).astype(int)
-    views = torch.cat([pixels[:, :, top : top + side, left : left + side] for left, top in begins])
-    shown = functional.interpolate(views, size=(size, size), mode="bilinear", antialias=True).to(like)
-    read = (reader(shown) * like).float().cpu().numpy() * side / size
-    places = read.reshape(len(begins), len(pixels), -1, 2)
-    return np.asarray((places + begins[:, None, None] + side / 2).mean(0))
+    factor = max(1, round(float(np.linalg.norm(axes[:, 0]))))
+    # Places from -1 to 1 across the frame and across the window, as affine_grid counts them.
+    to_unit = np.diag([2 / width, 2 / height])
+    move = to_unit @ axes * (size / 2)
+    shift = to_unit @ (middle + 0.5) - 1
+    theta = torch.from_numpy(np.c_[move, shift]).to(pixels)[None]
+    grid = functional.affine_grid(theta, [1, 3, factor * size, factor * size], align_corners=False)
+    shown = functional.grid_sample(
+        pixels, grid.expand(len(pixels), -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return functional.avg_pool2d(shown, factor) if factor > 1 else shown

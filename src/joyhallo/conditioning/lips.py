@@ -65,10 +65,11 @@ def settle_lip_line(image: np.ndarray, points: np.ndarray, px_per_cm: float) -> 
     for up, low in INNER_PAIRS:
         x, y = (points[up, :2] + points[low, :2]) / 2
         column = np.full((25, 1), x, np.float32), (y + offsets).astype(np.float32)[:, None]
-        values = cv2.remap(grey, *column, cv2.INTER_LINEAR)[:, 0] + 6 * (offsets / reach) ** 2
+        values = cv2.remap(grey, *column, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0] + 6 * (offsets / reach) ** 2
         shifts.append(offsets[values.argmin()])
     middle = np.median(shifts)
-    shifts = np.convolve(np.pad(np.clip(shifts, middle - _BENT_CM * px_per_cm, middle + _BENT_CM * px_per_cm), 1, "edge"), [0.25, 0.5, 0.25], "valid")
+    bent = _BENT_CM * px_per_cm
+    shifts = np.convolve(np.pad(np.clip(shifts, middle - bent, middle + bent), 1, "edge"), [0.25, 0.5, 0.25], "valid")
     for (up, low), shift in zip(INNER_PAIRS, shifts, strict=True):
         points[up, 1] = points[low, 1] = (points[up, 1] + points[low, 1]) / 2 + shift
 

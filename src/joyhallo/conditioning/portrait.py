@@ -13,7 +13,7 @@ from joyhallo.conditioning.identity import IdentityEncoder
 from joyhallo.conditioning.lips import closed_mouth
 from joyhallo.conditioning.masks import FACE_EXPAND, LIP_EXPAND, face_region, region_masks
 from joyhallo.conditioning.similarity import upright
-from joyhallo.conditioning.teeth import Teeth, is_natural, read_teeth
+from joyhallo.conditioning.teeth import Teeth, read_teeth
 from joyhallo.errors import UserError
 from joyhallo.media.image import resize
 from joyhallo.media.paste import Crop
@@ -97,8 +97,7 @@ def prepare_portrait(
 def own_teeth(image: np.ndarray, landmarks: np.ndarray) -> Teeth | None:
     """The upper teeth of a smile, where enough is seen of them."""
     pose = upright(landmarks)
-    teeth = read_teeth(image, landmarks, pose, closed_mouth(pose.undo(landmarks)))
-    return teeth if teeth is not None and is_natural(teeth) else None
+    return read_teeth(image, landmarks, pose, closed_mouth(pose.undo(landmarks)))
 
 
 def _framed(image: np.ndarray, landmarks: np.ndarray, face_embedding: Tensor, framing: Framing) -> Portrait:

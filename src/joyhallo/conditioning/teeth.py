@@ -53,15 +53,15 @@ def _unwrapped(image: np.ndarray, pose: Similarity, middle: np.ndarray) -> np.nd
 def _enamel(seen: np.ndarray, is_inside: np.ndarray) -> np.ndarray:
     """Where the picture shows teeth, [h, w] bool: inside the lips, bright for this mouth, and less red than lips."""
     brightness = seen.mean(2)
-    bright = np.percentile(brightness[is_inside], 88)
+    bright = max(1.0, float(np.percentile(brightness[is_inside], 88)))
     redness = (seen[..., 0] - seen[..., 1]) / (seen.sum(2) + 1)
-    palest = np.percentile(redness[is_inside & (brightness > 0.7 * bright)], 30)
+    palest = np.percentile(redness[is_inside & (brightness >= min(0.7 * bright, brightness[is_inside].max()))], 30)
     likely = is_inside & (brightness > 0.5 * bright) & (redness < palest + 0.07)
     return np.asarray(cv2.morphologyEx(likely.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8)) > 0)
 
 
 def read_teeth(image: np.ndarray, points: np.ndarray, pose: Similarity, shut: np.ndarray) -> Teeth | None:
-    """The upper teeth of a smile; None where none or not enough is seen.
+    """The upper teeth of a smile; None where none or not enough is seen, or what is seen may be something else.
 
     `image` [H, W, 3] uint8, `points` [K, 3] in its pixels, `pose`: from centimetres of this face to them, `shut` [K, 3]: its
     points in centimetres with the lips brought together.
@@ -82,7 +82,8 @@ def read_teeth(image: np.ndarray, points: np.ndarray, pose: Similarity, shut: np
     bottom = len(is_tooth) - 1 - is_tooth[::-1].argmax(0)
     heights = np.where(is_tooth.any(0), (bottom - top) / PX_PER_CM, 0)
     is_good = (heights > _HEIGHTS_CM[0]) & (heights < _HEIGHTS_CM[1])
-    return _strip(seen, top, bottom, is_good)
+    teeth = _strip(seen, top, bottom, is_good)
+    return teeth if teeth is not None and _is_natural(teeth) else None
 
 
 def _reach(is_good: np.ndarray, centre: int, step: int) -> int:
@@ -127,8 +128,8 @@ def _strip(seen: np.ndarray, top: np.ndarray, bottom: np.ndarray, is_good: np.nd
     return Teeth(np.concatenate([shown * alpha, alpha], 2).astype(np.float32), white.astype(np.float64), edge_cm, roughness)
 
 
-def is_natural(teeth: Teeth) -> bool:
-    """Whether a strip may be given to others: bright and pale enough to be teeth and nothing else."""
+def _is_natural(teeth: Teeth) -> bool:
+    """Whether a strip may be shown: bright and pale enough to be teeth and nothing else."""
     red, green, blue = teeth.white
     is_pale = teeth.white.mean() > 120 and red - blue < 45 and red - green < 22
     return bool(is_pale and teeth.roughness < _ROUGHEST)

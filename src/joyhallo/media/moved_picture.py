@@ -115,17 +115,20 @@ class _Enlarging:
         shift = (np.array([columns.start, rows.start]) + 0.5) / self._scale - 0.5
         self._back = np.array([[1 / self._scale[0], 0, shift[0]], [0, 1 / self._scale[1], shift[1]]])
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """What there is of [h, w, ·] in the part: [A, B, ·]."""
-        how = cv2.INTER_CUBIC if frame.shape[2:] == (3,) else cv2.INTER_LINEAR  # colours are seen, weights and ways are not
-        return cv2.warpAffine(frame, self._back, self._size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    def ways(self, way: np.ndarray) -> np.ndarray:
+        """A way [h, w, 2] of the frame in the part, in the picture's pixels: [A, B, 2]."""
+        enlarged = cv2.warpAffine(
+            way, self._back, self._size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+        )
+        return enlarged * self._scale.astype(np.float32)
 
-    def taken(self, picture: np.ndarray, back: np.ndarray) -> np.ndarray:
-        """The picture [H, W, 3] with its places taken along ways [h, w, 2] of the frame, [A, B, 3]; no way is no change."""
+    def taken(self, picture: np.ndarray, way: np.ndarray) -> np.ndarray:
+        """The picture [H, W, 3] with its places taken along a way [h, w, 2] of the frame, [A, B, 3]; no way is no change."""
         rows, columns = self.there
-        ways = self(back) * self._scale.astype(np.float32)
-        grid = _grid(rows.stop - rows.start, columns.stop - columns.start) + np.array([columns.start, rows.start], np.float32)
-        return _taken(picture, ways + grid, cv2.INTER_CUBIC)
+        across, down = cv2.split(self.ways(way))
+        across += np.arange(columns.start, columns.stop, dtype=np.float32)
+        down += np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
+        return cv2.remap(picture, across, down, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _boxes(moved: np.ndarray) -> Iterator[tuple[slice, slice]]:
@@ -133,18 +136,6 @@ def _boxes(moved: np.ndarray) -> Iterator[tuple[slice, slice]]:
     count, _, boxes, _ = cv2.connectedComponentsWithStats(cv2.dilate(moved.astype(np.uint8), np.ones((3, 3))))
     for left, top, width, height in boxes[1:count, : cv2.CC_STAT_AREA].tolist():
         yield slice(top, top + height), slice(left, left + width)
-
-
-def _grid(height: int, width: int) -> np.ndarray:
-    """The column and the row of every place, [h, w, 2] float32."""
-    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return cv2.merge([columns, rows])
-
-
-def _taken(picture: np.ndarray, places: np.ndarray, how: int) -> np.ndarray:
-    """What a picture [h, w] or [h, w, 3] shows at places [a, b, 2] (column and row): [a, b] or [a, b, 3]."""
-    columns, rows = cv2.split(places)
-    return cv2.remap(picture, columns, rows, how, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _strongest(difference: np.ndarray) -> np.ndarray:

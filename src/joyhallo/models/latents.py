@@ -62,7 +62,12 @@ def decode_changes(vae: nn.Module, latents: Tensor, unchanged: Tensor, still: Te
 
 
 def cells_of(box: np.ndarray, factor: int, latents: Tensor) -> Cells:
-    """The cells of latents [...,h,w] that a box [4] (x0, y0, x1, y1) touches, in pixels of which a cell has `factor` a side."""
+    """The cells of latents [...,h,w] that a box [4] (x0, y0, x1, y1) touches, in pixels of which a cell has `factor` a side.
+
+    All of them where the box is not known (NaN).
+    """
+    if not np.isfinite(box).all():
+        return slice(0, latents.shape[-2]), slice(0, latents.shape[-1])
     edges = np.stack([np.floor(box[:2] / factor), np.ceil(box[2:] / factor)], 1)  # of columns and rows
     (left, right), (top, bottom) = (
         np.clip(pair, 0, size).astype(int).tolist()

@@ -1,5 +1,5 @@
-"""A small network that reads where the lips are: a tool of training (`training.lip_reader`), and tells which portraits smile
-with parted lips (`conditioning.closed_lips`).
+"""A small network that reads where the lips are, trained by `training.lip_reader`: in every frame (`mouth.rest`), in portraits
+that may smile (`conditioning.closed_lips`), and while others are trained.
 
 Axes: N pictures, P lip points, S pixels of a side.
 """

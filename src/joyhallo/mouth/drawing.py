@@ -16,14 +16,15 @@ from joyhallo.conditioning.similarity import upright
 from joyhallo.conditioning.teeth import Teeth
 from joyhallo.easing import smooth_step
 from joyhallo.mouth.inside import Opening, mouth_look, paint_inside
-from joyhallo.mouth.shape import Lips, moved_lips, shut_lips
+from joyhallo.mouth.shape import Lips, heights, moved_lips, shut_lips
 
 _COARSEST, _FINEST = 24.0, 40.0  # cells of the grid to a centimetre: as many as the picture has pixels, within these
 _BESIDE, _ABOVE, _BELOW = 1.6, 1.4, 3.4  # that the grid goes on around the shut lips
 _FOLLOWS, _FOLLOWS_SIDE = 1.1, 0.9  # from the lips on: up to where skin still goes with them
 _SLIT = 0.05  # lines nearer than this have met
 _BORDER = 0.25  # of the grid, over which it fades
-_STILL_PX = (0.12, 0.45)  # of a frame: lips that are read to move by less rest, beyond the second they move as read
+# Of a frame's shorter side: lips that are read to move by less than the first rest, beyond the second they move as read.
+_STILL, _MOVES = 0.0005, 0.0018
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class SpeakingMouth:
         painted ones.
         """
         self._picture = picture
+        self._frame_size = frame_size
         self._per_frame = np.array([picture.shape[1] / frame_size[1], picture.shape[0] / frame_size[0]])
         points = points.astype(np.float64)
         settle_lip_line(picture, points, upright(points).scale)
@@ -61,7 +63,7 @@ class SpeakingMouth:
 
     def lips(self, moves: np.ndarray) -> Lips | None:
         """Where lips are whose points have moved by `moves` [P, 2] in pixels of a frame; None where they rest."""
-        stir = smooth_step(np.sqrt(np.square(moves).sum(1).mean()), *_STILL_PX)
+        stir = smooth_step(np.sqrt(np.square(moves).sum(1).mean()) / min(self._frame_size), _STILL, _MOVES)
         if not stir:
             return None
         in_picture = np.concatenate([moves * self._per_frame, np.zeros((len(moves), 1))], 1)
@@ -87,7 +89,7 @@ class SpeakingMouth:
                 ((lips.outer_lower, lips.inner_lower), (shut.outer_lower, shut.inner_lower), 1),
             )
         )
-        top, bottom = _heights(grid.x, lips.inner_upper), _heights(grid.x, lips.inner_lower)
+        top, bottom = heights(grid.x, lips.inner_upper), heights(grid.x, lips.inner_lower)
         parted = np.broadcast_to(smooth_step(bottom - top, 0, _SLIT), (len(grid.y), len(top[0])))
         lines = cv2.merge([grid.y - (top + bottom) / 2, grid.y - top, bottom - grid.y, parted.astype(np.float32)])
         under_middle, under_top, over_bottom, parted = cv2.split(self._of_picture(lines))
@@ -125,6 +127,7 @@ class SpeakingMouth:
         size = np.array([way.shape[1], way.shape[0]])
         per_pixel = size / [self._picture.shape[1], self._picture.shape[0]]
         to_frame = grid.to_picture * per_pixel[:, None]
+        to_frame[:, 2] += 0.5 * per_pixel - 0.5  # from the middle of a pixel to that of the other
         at_cells = _warped(way, to_frame, (grid.x.shape[1], len(grid.y)))
         return at_cells / per_pixel.astype(np.float32) @ (self._pose.rotation[:2, :2] / self._pose.scale).astype(np.float32)
 
@@ -166,12 +169,12 @@ def _ways(
 
     `now` and `before`: the lip's outer and inner line. `outwards` is -1 for the upper lip, 1 for the lower one.
     """
-    outer, inner = (_heights(grid.x, line) for line in now)
+    outer, inner = (heights(grid.x, line) for line in now)
     ends = now[0][[0, -1], 0]
     beside = smooth_step(np.maximum(ends[0] - grid.x, grid.x - ends[1]), _FOLLOWS_SIDE, 0).astype(np.float32)
     across = np.interp(grid.x, ends, before[0][[0, -1], 0] - ends).astype(np.float32)
     came = grid.x + across * beside
-    from_outer, from_inner = _heights(came, before[0]) - outer, _heights(came, before[1]) - inner
+    from_outer, from_inner = heights(came, before[0]) - outer, heights(came, before[1]) - inner
     outside = outwards * (grid.y - outer)  # of the lip, above 0
     share = np.clip(-outside / np.maximum(outwards * (outer - inner), 1e-3), 0, 1)
     of_lip = from_outer + (from_inner - from_outer) * share
@@ -181,11 +184,6 @@ def _ways(
     follows = (smooth_step(outside, _FOLLOWS, 0) * beside).astype(np.float32)
     down = np.where(outside > 0, skin_down + (from_outer - at_outer) * follows, skin_down + (of_lip - skin_down) * beside)
     return cv2.merge([skin_across + (across - skin_across) * follows, down.astype(np.float32)])
-
-
-def _heights(x: np.ndarray, line: np.ndarray) -> np.ndarray:
-    """How far down a line [n, 2] lies at places across, [1, w] float32; beyond its ends it goes on level."""
-    return np.interp(x, np.maximum.accumulate(line[:, 0]), line[:, 1]).astype(np.float32)
 
 
 def _warped(values: np.ndarray, to_values: np.ndarray, size: tuple[int, int], border: int = cv2.BORDER_REPLICATE) -> np.ndarray:

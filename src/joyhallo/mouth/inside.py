@@ -10,6 +10,7 @@ import numpy as np
 from joyhallo.conditioning.teeth import Teeth
 from joyhallo.easing import smooth_step
 from joyhallo.mouth.painted_teeth import paint_teeth
+from joyhallo.mouth.shape import heights
 
 _CAVITY, _TONGUE, _TEETH = np.array([58.0, 24, 22]), np.array([150.0, 78, 76]), np.array([214.0, 203, 188])
 _CHEEKS, _LIPS = (205, 425, 187, 411, 50, 280), (0, 17, 37, 267, 84, 314)  # points whose colours are taken
@@ -52,7 +53,7 @@ class Opening:
 def paint_inside(x: np.ndarray, y: np.ndarray, opening: Opening, look: MouthLook) -> np.ndarray:
     """The colours behind the lips at places x and y, [h, w] or what broadcasts to it: [h, w, 3] in 0..255."""
     upper, lower, gap = opening.upper, opening.lower, opening.height
-    top, bottom = (np.interp(x, np.maximum.accumulate(line[:, 0]), line[:, 1]) for line in (upper, lower))
+    top, bottom = heights(x, upper), heights(x, lower)
     thickness = np.maximum(bottom - top, 0)
     depth = np.clip((y - top) / np.maximum(thickness, 0.05), 0, 1)[..., None]
     half = max(0.5, float(lower[-1, 0] - lower[0, 0]) / 2)
@@ -74,7 +75,7 @@ def paint_inside(x: np.ndarray, y: np.ndarray, opening: Opening, look: MouthLook
 def _light(look: MouthLook) -> np.ndarray:
     """How the scene colours white, [3]."""
     brightness = float(np.clip((look.skin.mean() + 20) / 170, 0.4, 1.15))
-    cast = look.skin / look.skin.mean() / np.array([1.22, 0.95, 0.83])  # against ordinary skin
+    cast = look.skin / max(float(look.skin.mean()), 1.0) / np.array([1.22, 0.95, 0.83])  # against ordinary skin
     return brightness * cast**0.5
 
 

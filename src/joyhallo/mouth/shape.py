@@ -10,12 +10,18 @@ import numpy as np
 from joyhallo.conditioning import anatomy
 from joyhallo.easing import smooth_step
 
-_SHUT_CM, _OPEN_CM = 0.03, 0.12  # lips that are read nearer than the first have met, beyond the second they are as read
+_SHUT_CM, _OPEN_CM = 0.05, 0.2  # lips that are read nearer than the first have met, beyond the second they have not
+_STRESS = 0.75  # the power of an opening that is shown: where small networks are unsure, lips part by too little
 _WIDEST_CM = 4.0
 _UPPER_OUT, _LOWER_OUT, _UPPER_IN, _LOWER_IN = (
     [anatomy.LIP_POINTS.index(point) for point in line]
     for line in (anatomy.OUTER_UPPER_LIP, anatomy.OUTER_LOWER_LIP, anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP)
 )
+
+
+def heights(x: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """How far down a line [n, 2] lies at places across of any shape, float32; beyond its ends it goes on level."""
+    return np.interp(x, np.maximum.accumulate(line[:, 0]), line[:, 1]).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +53,12 @@ def moved_lips(shut: Lips, moves: np.ndarray) -> Lips:
     upper, lower = shut.inner_upper + moves[_UPPER_IN], shut.inner_lower + moves[_LOWER_IN]
     middle, gap = (upper + lower) / 2, np.clip(lower[:, 1] - upper[:, 1], 0, _WIDEST_CM)
     gap[[0, -1]] = 0
-    gap *= smooth_step(gap[3:8].mean(), _SHUT_CM, _OPEN_CM)
+    gap *= _shown(float(gap[3:8].mean()))
     half = np.stack([np.zeros_like(gap), gap / 2], 1)
     return Lips(outer_upper, middle - half, middle + half, outer_lower)
+
+
+def _shown(gap_cm: float) -> float:
+    """How much more or less than it is read an opening is shown: nothing of what nearly meets, more of what opens a little."""
+    opened = gap_cm * float(smooth_step(np.array(gap_cm), _SHUT_CM, _OPEN_CM))
+    return opened**_STRESS / gap_cm if opened > 0 else 0.0

@@ -49,9 +49,10 @@ class Page:
         self.speed = Speed(jobs)
 
     def steps(self) -> dict[str, int]:
-        """Steps per clip of each quality."""
+        """Steps per clip of each quality; where one step is usual, there is none quicker."""
         usual = self.uploads.look.num_steps
-        return {"quick": max(1, usual // 2), "usual": usual, "fine": 2 * usual}
+        steps = {"quick": max(1, usual // 2), "usual": usual, "fine": 2 * usual}
+        return steps if usual > 1 else {name: steps[name] for name in ("usual", "fine")}
 
     def qualities(self, speech_s: float, words: Words) -> list[tuple[str, str]]:
         """Each quality in words with its number of steps and, once that is known, the time it takes; and its name."""

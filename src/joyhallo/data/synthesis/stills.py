@@ -11,7 +11,7 @@ from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.lips import closed_mouth, lip_gap
 from joyhallo.conditioning.portrait import PortraitError, choose_face
 from joyhallo.conditioning.similarity import Similarity
-from joyhallo.conditioning.teeth import Teeth, is_natural, read_teeth
+from joyhallo.conditioning.teeth import Teeth, read_teeth
 from joyhallo.data.heldout import is_held_out_person, person_of
 from joyhallo.data.synthesis import motion
 from joyhallo.data.synthesis.canonical import CanonicalMesh
@@ -96,7 +96,7 @@ def study(still: Still, finder: FaceMesh, mesh: CanonicalMesh, size_px: int) -> 
     canonical = pose.undo(points)
     reason, detail = _fault(points, pose, canonical, size_px)
     teeth = read_teeth(image, points, pose, closed_mouth(canonical))
-    return StudiedStill(face.landmarks, reason, detail, teeth if teeth and is_natural(teeth) else None)
+    return StudiedStill(face.landmarks, reason, detail, teeth)
 
 
 def _fault(points: np.ndarray, pose: Similarity, canonical: np.ndarray, size_px: int) -> tuple[str | None, str]:

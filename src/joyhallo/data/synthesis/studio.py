@@ -17,7 +17,7 @@ from joyhallo.conditioning.face import Face, FaceMesh
 from joyhallo.conditioning.identity import MiniIdentity
 from joyhallo.conditioning.masks import clip_box, clip_masks
 from joyhallo.conditioning.speech import MelSpeech
-from joyhallo.conditioning.teeth import Teeth, is_natural, read_teeth
+from joyhallo.conditioning.teeth import Teeth, read_teeth
 from joyhallo.data.frames import SAMPLES_PER_FRAME
 from joyhallo.data.framing import FaceCrop, face_crop
 from joyhallo.data.preparation.equipment import Equipment
@@ -171,7 +171,7 @@ class Studio:
         portrait = TalkingPortrait(picture, points, self._mesh)
         seen = fine.move(studied.points)
         own = read_teeth(large, seen, motion.fit_pose(seen, self._mesh.vertices), portrait.rest)
-        if own is not None and is_natural(own):
+        if own is not None:
             return portrait.with_teeth(own, is_own=True)
         return portrait.with_teeth(self._borrowed_teeth(still, random), is_own=False)
 
