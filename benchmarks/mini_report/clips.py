@@ -21,7 +21,7 @@ from joyhallo.media.files import written_whole
 from joyhallo.media.image import read_image
 from joyhallo.media.paste import Crop
 from joyhallo.models.kernels import choose_linear_kernel
-from joyhallo.output import Finish, Output, TalkingWriter
+from joyhallo.output import Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.sampling.options import Options
 from joyhallo.weights.hub import file_sha256, own_face_models
@@ -148,16 +148,18 @@ class Maker:
         picture, portrait = self._portrait(job)
         begun = time.process_time()
         speech = self.pipe.speech(job.saying.speech)
-        frames = np.concatenate([clip.frames for clip in self.pipe.stream(portrait, speech, Options())])
+        clips = [clip.frames for clip in self.pipe.stream(portrait, speech, Options())]
         spent_s = time.process_time() - begun
         rest, idle = self.pipe.rest(portrait), self.pipe.idle_motion(speech)
         video = self.video_of(job)
         video.parent.mkdir(parents=True, exist_ok=True)
+        finished: list[np.ndarray] = []
         with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, rest, idle) as writer:
-            writer.write(frames)
-        finish = Finish(portrait, _PLAYED, rest, idle)
-        finished = np.stack(list(finish.apply(frames, 0)))
-        return trace(finished, self._as_given(picture, portrait), self.tools, spent_s)
+            for frames in clips:
+                for picture in writer.finish.apply(frames, len(finished)):
+                    finished.append(picture.copy())
+                    writer.append(picture)
+        return trace(np.stack(finished), self._as_given(picture, portrait), self.tools, spent_s)
 
     def _portrait(self, job: Job) -> tuple[np.ndarray, Portrait]:
         """The picture of a job, and who is in it."""

@@ -158,8 +158,12 @@ class TalkingWriter:
     def write(self, frames: np.ndarray) -> None:
         """Append frames [F,H,W,3] uint8 of the face."""
         for picture in self.finish.apply(frames, self.writer.num_frames):
-            marked = self.mark.apply(picture, self.writer.num_frames / self.output.fps) if self.mark else picture
-            self.writer.write(marked)
+            self.append(picture)
+
+    def append(self, picture: np.ndarray) -> None:
+        """Append a finished picture [H,W,3] uint8, with its mark."""
+        marked = self.mark.apply(picture, self.writer.num_frames / self.output.fps) if self.mark else picture
+        self.writer.write(marked)
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.writer.__exit__(kind, value, trace)

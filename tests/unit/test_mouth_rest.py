@@ -48,6 +48,16 @@ def test_lips_that_go_down_or_up_are_followed(pipe, portrait, follower, shift):
     assert abs(moves[:, 0].mean()) < 0.8
 
 
+def test_a_movement_of_one_frame_is_stressed_and_one_that_lasts_is_not(pipe, portrait, follower):
+    still, opened = pipe.rest(portrait).still, painted_open(pipe.rest(portrait).still, portrait.landmarks)
+    alone = follower.moves(opened[None])[0][LOWER, 1].mean()
+    quick = follower.moves(np.stack([still, opened, still]))[:, LOWER, 1].mean(1)
+    lasting = follower.moves(np.stack([opened] * 3))[:, LOWER, 1].mean(1)
+    assert lasting == pytest.approx([alone] * 3, abs=0.05)
+    assert quick[1] == pytest.approx(1.35 * alone, rel=0.05)
+    assert quick[0] < 0
+
+
 def test_a_dark_gap_between_the_lips_is_an_open_mouth(pipe, portrait, follower):
     moves = follower.moves(painted_open(pipe.rest(portrait).still, portrait.landmarks)[None])[0]
     assert moves[LOWER, 1].mean() - moves[UPPER, 1].mean() > 3

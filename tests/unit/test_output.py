@@ -91,14 +91,15 @@ def test_a_frame_alone_has_the_portraits_own_pixels_too(portrait, rest):
 
 
 def test_pictures_come_in_the_order_of_their_frames_whatever_is_made_at_once(portrait, rest, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     idle = IdleMotion(np.linspace(0, 1, 24), np.linspace(0, 0.05, 24)[:, None] * np.ones(5))
     finish = Finish(portrait, Output(), rest, idle)
     frames = np.stack([np.clip(rest.still.astype(int) - 3 * number, 0, 255).astype(np.uint8) for number in range(24)])
-    alone = [next(finish.apply(frame[None], number)) for number, frame in enumerate(frames)]
-    assert not np.array_equal(alone[3], alone[9])
-    for number, picture in enumerate(finish.apply(frames, 0)):
-        assert np.array_equal(picture, alone[number])
+    made = []
+    for num_threads in (1, 4):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=num_threads: count)
+        made.append(np.stack(list(finish.apply(frames, 0))))
+    assert np.array_equal(*made)
+    assert len(np.unique(made[0].reshape(24, -1), axis=0)) == 24
 
 
 def test_of_large_pictures_fewer_are_made_at_once(portrait, monkeypatch):

@@ -11,7 +11,7 @@ from joyhallo.conditioning import anatomy
 from joyhallo.easing import smooth_step
 
 _SHUT_CM, _OPEN_CM = 0.05, 0.2  # lips that are read nearer than the first have met, beyond the second they have not
-_STRESS = 0.75  # the power of an opening that is shown: where small networks are unsure, lips part by too little
+_STRESS, _WIDTH = 0.65, 0.95  # the power of an opening and what one of a centimetre becomes: unsure lips part by too little
 _WIDEST_CM = 4.0
 _UPPER_OUT, _LOWER_OUT, _UPPER_IN, _LOWER_IN = (
     [anatomy.LIP_POINTS.index(point) for point in line]
@@ -61,4 +61,4 @@ def moved_lips(shut: Lips, moves: np.ndarray) -> Lips:
 def _shown(gap_cm: float) -> float:
     """How much more or less than it is read an opening is shown: nothing of what nearly meets, more of what opens a little."""
     opened = gap_cm * float(smooth_step(np.array(gap_cm), _SHUT_CM, _OPEN_CM))
-    return opened**_STRESS / gap_cm if opened > 0 else 0.0
+    return _WIDTH * opened**_STRESS / gap_cm if opened > 0 else 0.0
