@@ -42,6 +42,16 @@ def test_teeth_are_lit_as_the_skin_is(skin):
     assert (tooth > 150) == (skin[0] > 200)
 
 
+def test_a_grey_picture_has_a_grey_mouth_and_a_pale_face_a_red_one():
+    def colour(skin: tuple[float, float, float]) -> np.ndarray:
+        inside = paint_inside(X, Y, opening(1.6), MouthLook(np.array(skin), np.full(3, 100.0), None, False))
+        return at(inside, 0, 0.7)
+
+    grey, pale = colour((150, 150, 150)), colour((220, 185, 170))
+    assert np.ptp(grey) < 1
+    assert pale[0] > pale[2] + 40
+
+
 def test_painted_teeth_have_an_edge_lines_between_them_and_ends():
     painted = paint_teeth(X, Y, np.array([220.0, 210, 195]))
     colour, alpha = painted[..., 0], painted[..., 3]

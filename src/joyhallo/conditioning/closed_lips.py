@@ -22,7 +22,7 @@ from joyhallo.easing import smooth_step
 from joyhallo.models.latents import to_frames
 from joyhallo.models.lip_reader import LipReader
 
-_NUM_UNSURE = 468  # points of the older mesh
+NUM_UNSURE = 468  # points of the older mesh
 _SEEN_CM, _CLEARLY_CM = 0.25, 0.45
 _LEAST_TEETH = 0.02  # of the mouth. With these: 95 % of 83 portraits with parted lips, 1 of 115 with shut ones
 _BRIGHTER, _LESS_RED = 20, 4  # teeth than lips: L and a of CIELAB, in 0..255
@@ -40,7 +40,7 @@ def are_parted(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> bool
     """
     points = landmarks.astype(np.float64)
     pose = upright(points)
-    if len(points) > _NUM_UNSURE:
+    if len(points) > NUM_UNSURE:
         return float(lip_gap(pose.undo(points))) >= PARTED_CM
     places = read_lips(pixels[None], landmarks, reader)[0]
     upper, lower = places[list(anatomy.UPPER_READ)], places[list(anatomy.LOWER_READ)]

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from joyhallo.conditioning.anatomy import head_yaw_deg, silhouette_box
-from joyhallo.conditioning.closed_lips import are_parted, close_lips
+from joyhallo.conditioning.closed_lips import NUM_UNSURE, are_parted, close_lips
 from joyhallo.conditioning.face import Face, FaceMesh
 from joyhallo.conditioning.identity import IdentityEncoder
+from joyhallo.conditioning.lip_reading import lips_apart
 from joyhallo.conditioning.lips import closed_mouth
 from joyhallo.conditioning.masks import FACE_EXPAND, LIP_EXPAND, face_region, region_masks
 from joyhallo.conditioning.similarity import upright
@@ -23,6 +24,7 @@ from joyhallo.models.lip_reader import LipReader
 MIN_FACE_PX = 64
 MAX_YAW_DEG = 45.0
 CLEARLY_LARGER = 1.5  # times the area of the second face: then nobody needs to be asked
+MOST_APART = {True: 0.052, False: 0.08}  # two readings of the lips, of their width: with the finer mesh, and the older one
 SHIFT_UP = 0.04  # of the frame's height: heads have more above the silhouette than below
 
 
@@ -87,7 +89,10 @@ def prepare_portrait(
     face = choose_face(face_mesh.detect(image), image.shape[:2], face_index)
     _check_usable(face)
     portrait = _framed(image, face.landmarks, identity.embed(image, face), framing)
-    if lip_reader is None or not are_parted(portrait.pixels, portrait.landmarks, lip_reader):
+    if lip_reader is None:
+        return portrait
+    _check_lips(portrait, lip_reader)
+    if not are_parted(portrait.pixels, portrait.landmarks, lip_reader):
         return portrait
     closed, landmarks = close_lips(image, face.landmarks)
     shut = _framed(closed, landmarks, portrait.face_embedding, framing)
@@ -181,6 +186,16 @@ def _check_usable(face: Face) -> None:
     if abs(yaw) > MAX_YAW_DEG:
         raise PortraitError(
             f"the head is turned {abs(yaw):.0f}° to the side, up to {MAX_YAW_DEG:.0f}° work: give a more frontal portrait"
+        )
+
+
+def _check_lips(portrait: Portrait, reader: LipReader) -> None:
+    """Where a mesh and a reader do not see the same lips, what is drawn would be beside them."""
+    apart, most = lips_apart(portrait.pixels, portrait.landmarks, reader), MOST_APART[len(portrait.landmarks) > NUM_UNSURE]
+    if apart > most:
+        raise PortraitError(
+            f"the lips cannot be made out in the picture: two readings of them are {apart:.0%} of their width apart, "
+            f"up to {most:.0%} will do: give a photo, or a drawing with clear lips"
         )
 
 

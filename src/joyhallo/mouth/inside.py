@@ -14,6 +14,7 @@ from joyhallo.mouth.shape import heights
 
 _CAVITY, _TONGUE, _TEETH = np.array([58.0, 24, 22]), np.array([150.0, 78, 76]), np.array([214.0, 203, 188])
 _CHEEKS, _LIPS = (205, 425, 187, 411, 50, 280), (0, 17, 37, 267, 84, 314)  # points whose colours are taken
+_LEAST_COLOUR = 0.2  # of skin, against its brightness: less is a picture in one colour
 _EDGE_CM = 0.2  # the edge of painted teeth under the line of the shut lips
 _THIN_CM = 0.16  # a slit narrower than this shows lips in their own shadow, not the mouth behind them
 
@@ -69,6 +70,7 @@ def paint_inside(x: np.ndarray, y: np.ndarray, opening: Opening, look: MouthLook
     colour = colour * (1 - teeth[..., 3:]) + teeth[..., :3] * shade
     # In a slit, and so at the corners, there is nothing but lip in shadow: no dark or white speck.
     open_share = smooth_step(thickness, 0, _THIN_CM)[..., None]
+    colour = _as_colourful(colour, look)
     return np.clip(colour * open_share + 0.5 * look.lip * (1 - open_share), 0, 255)
 
 
@@ -77,6 +79,14 @@ def _light(look: MouthLook) -> np.ndarray:
     brightness = float(np.clip((look.skin.mean() + 20) / 170, 0.4, 1.15))
     cast = look.skin / max(float(look.skin.mean()), 1.0) / np.array([1.22, 0.95, 0.83])  # against ordinary skin
     return brightness * cast**0.5
+
+
+def _as_colourful(colour: np.ndarray, look: MouthLook) -> np.ndarray:
+    """Colours [..., 3] with as much colour as the picture has: a grey one has no red mouth, one in sepia a brown one."""
+    mean = max(float(look.skin.mean()), 1.0)
+    own = np.clip(float(look.skin.max() - look.skin.min()) / mean / _LEAST_COLOUR, 0, 1)
+    grey = colour.mean(-1, keepdims=True) * look.skin / mean
+    return grey + own * (colour - grey)
 
 
 def _strip(x: np.ndarray, y: np.ndarray, look: MouthLook, light: np.ndarray) -> np.ndarray:
