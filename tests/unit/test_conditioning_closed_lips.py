@@ -9,7 +9,7 @@ from drawn_face import LIP, WHITE, drawn, face
 from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.closed_lips import are_parted, close_lips
 from joyhallo.conditioning.face import Face
-from joyhallo.conditioning.portrait import Framing, prepare_portrait
+from joyhallo.conditioning.portrait import Framing, PortraitError, prepare_portrait
 from joyhallo.conditioning.stretch import source_heights
 from joyhallo.models.lip_reader import LipReader
 
@@ -133,10 +133,51 @@ class Fixed:
         return torch.tensor([picture.astype(float).mean()])
 
 
-def test_a_portrait_with_parted_lips_is_prepared_with_closed_ones():
-    points = face(6)
+def whole_face(gap: float) -> np.ndarray:
+    """A face with its silhouette."""
+    points = face(gap)
     outline = np.linspace(0, 2 * np.pi, len(anatomy.SILHOUETTE), endpoint=False)
     points[list(anatomy.SILHOUETTE), :2] = np.stack([128 + 60 * np.sin(outline), 125 - 70 * np.cos(outline)], 1)
+    return points
+
+
+@pytest.mark.parametrize(
+    ("num_points", "beside_px", "is_refused"), [(478, 2, False), (478, 4, True), (468, 4, False), (468, 6, True)]
+)
+def test_a_picture_whose_lips_are_seen_in_two_places_is_refused(num_points, beside_px, is_refused):
+    """Lips of 56 px: 5.2 and 8 % of them are 2.9 and 4.5 px."""
+    seen = whole_face(0)
+    points = np.concatenate([seen, np.full((num_points - len(seen), 3), 88, np.float32)])
+    points[list(anatomy.LIP_POINTS), 0] += beside_px
+    fixed, reader = Fixed(points), Seeing(seen)
+    framing = Framing((256, 256), 16, face_share=None)
+    if is_refused:
+        with pytest.raises(PortraitError, match="lips cannot be made out"):
+            prepare_portrait(drawn(seen), fixed, fixed, framing, lip_reader=reader)
+    else:
+        assert prepare_portrait(drawn(seen), fixed, fixed, framing, lip_reader=reader).picture.shape == drawn(seen).shape
+
+
+class Seeing(torch.nn.Module):
+    """Reads lips where they are drawn, whatever window it is shown: the window's place is found from the picture's red."""
+
+    def __init__(self, points: np.ndarray) -> None:
+        super().__init__()
+        self.config = {"size_px": 96, "num_points": len(anatomy.LIP_POINTS)}
+        self.register_buffer("units", torch.ones(2 * len(anatomy.LIP_POINTS)))
+        lips = points[list(anatomy.LIP_POINTS), :2]
+        self.shape = torch.from_numpy(lips - lips.mean(0))
+
+    def forward(self, mouths: torch.Tensor) -> torch.Tensor:
+        redness = (mouths[:, 0] - mouths[:, 1] > 0.6).float()
+        places = torch.arange(96.0) - 47.5
+        weight = redness.sum((1, 2))[:, None]
+        middle = torch.cat([redness.sum(1) @ places[:, None], redness.sum(2) @ places[:, None]], 1) / weight
+        return (self.shape + middle[:, None]).flatten(1)
+
+
+def test_a_portrait_with_parted_lips_is_prepared_with_closed_ones():
+    points = whole_face(6)
     picture, fixed = drawn(points), Fixed(points)
     framing = Framing((256, 256), 16, face_share=None)
     as_is = prepare_portrait(picture, fixed, fixed, framing)
