@@ -156,9 +156,9 @@ class Maker:
         finished: list[np.ndarray] = []
         with TalkingWriter(video, portrait, job.saying.speech, _PLAYED, rest, idle) as writer:
             for frames in clips:
-                for picture in writer.finish.apply(frames, len(finished)):
-                    finished.append(picture.copy())
-                    writer.append(picture)
+                for shown in writer.finish.apply(frames, len(finished)):
+                    finished.append(shown)
+                    writer.append(shown)
         return trace(np.stack(finished), self._as_given(picture, portrait), self.tools, spent_s)
 
     def _portrait(self, job: Job) -> tuple[np.ndarray, Portrait]:

@@ -91,12 +91,12 @@ def prepare_portrait(
     portrait = _framed(image, face.landmarks, identity.embed(image, face), framing)
     if lip_reader is None:
         return portrait
+    if are_parted(portrait.pixels, portrait.landmarks, lip_reader):
+        closed, landmarks = close_lips(image, face.landmarks)
+        shut = _framed(closed, landmarks, portrait.face_embedding, framing)
+        portrait = replace(shut, has_closed_lips=True, teeth=own_teeth(image, face.landmarks))
     _check_lips(portrait, lip_reader)
-    if not are_parted(portrait.pixels, portrait.landmarks, lip_reader):
-        return portrait
-    closed, landmarks = close_lips(image, face.landmarks)
-    shut = _framed(closed, landmarks, portrait.face_embedding, framing)
-    return replace(shut, has_closed_lips=True, teeth=own_teeth(image, face.landmarks))
+    return portrait
 
 
 def own_teeth(image: np.ndarray, landmarks: np.ndarray) -> Teeth | None:

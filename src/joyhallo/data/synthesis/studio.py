@@ -38,7 +38,7 @@ from joyhallo.media.image import read_image
 from joyhallo.weights.hub import bundled_folder
 from joyhallo.weights.pipeline_folder import load_component
 
-FACE_SHARES = (0.4, 0.74)  # of the frame's side that the face fills; most pictures allow no less than half
+FACE_SHARES = (0.35, 0.75)  # of the frame's side that the face fills; most pictures allow no less than half
 _FEWEST_FRAMES = 24
 _SPEED = 0.16  # natural logarithm of the greatest change of speed
 _SHARE_OTHER_VOICES = 0.6  # of the clips; in the others the voice changes with the speed alone
