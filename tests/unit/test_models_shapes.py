@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from joyhallo.models import kernels
 from joyhallo.models.conditions import REGIONS, ClipInputs, ReferenceFeatures, RegionMasks
 from joyhallo.models.face_locator import FaceLocator
 from joyhallo.models.projectors import AudioProjector, FaceProjector
@@ -164,3 +165,18 @@ def test_masks_of_the_wrong_size_do_not_pass_unseen(networks):
     inputs = replace(drawn_inputs(networks, (4, 4), 2), masks=drawn_masks(1, (4, 3)))
     with pytest.raises(RuntimeError):
         forward(networks, inputs, normal(1, 1, 4, 2, 4, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_kernel_multiplies_every_type_or_leaves_it_to_the_other(dtype):
+    before = kernels.linear_kernel().name
+    layer, x = kernels.Linear(24, 40).to(dtype), normal(3, 5, 7, 24).to(dtype)
+    try:
+        with torch.no_grad():
+            found = []
+            for name in kernels.LINEAR_KERNELS:
+                kernels.choose_linear_kernel(name)
+                found.append(layer(x).float())
+    finally:
+        kernels.choose_linear_kernel(before)
+    torch.testing.assert_close(*found, rtol=2e-2, atol=2e-2)

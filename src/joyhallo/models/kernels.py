@@ -8,6 +8,7 @@ give it again, for two kernels round differently. Otherwise, with gradients and 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -90,10 +91,16 @@ def _is_plain_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
+@cache
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this type on this CPU: without AVX-512 it refuses bf16, which PyTorch computes by itself."""
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """[…,C] → […,C'] by the kernel in force. As one matrix: PyTorch turns some layouts into slow batched products."""
     rows = x.reshape(-1, x.shape[-1])
-    multiply = _onednn_linear if _chosen.name == "onednn" and _is_plain_cpu(x) else F.linear
+    multiply = _onednn_linear if _chosen.name == "onednn" and _is_plain_cpu(x) and _has_onednn(x.dtype) else F.linear
     return multiply(rows, weight, bias).view(*x.shape[:-1], len(weight))
 
 
