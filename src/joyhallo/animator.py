@@ -169,8 +169,8 @@ class Animator:
 
     def rest(self, portrait: Portrait) -> Rest | None:
         """None where frames are shown as drawn: for weights without changes or a lip reader, and landmarks that are NaN."""
-        still, is_known = self.still(portrait), np.isfinite(portrait.landmarks).all()
-        return Rest(still, self.lip_reader) if still is not None and self.lip_reader is not None and is_known else None
+        reader = self.lip_reader if np.isfinite(portrait.landmarks).all() else None
+        return Rest(still, reader) if reader is not None and (still := self.still(portrait)) is not None else None
 
     def idle_motion(self, speech: SpeechFeatures, seed: int = DEFAULTS.seed) -> IdleMotion | None:
         """How head and eyes move by themselves while somebody speaks, for weights that hold them still; None for others."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.similarity import upright
 from joyhallo.models.lip_reader import WINDOW, LipReader
 
 _VIEWS = ((0, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))  # windows whose readings are averaged,
@@ -24,8 +25,7 @@ def read_lips(pixels: Tensor, landmarks: np.ndarray, reader: LipReader, num_view
     """
     size, like = reader.config["size_px"], reader.units
     scale = WINDOW * min(pixels.shape[2:]) / size  # pixels of the frame to one of a window
-    roll = np.radians(anatomy.head_roll_deg(landmarks))
-    turn = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
+    turn = upright(landmarks).rotation[:2, :2]
     middle = landmarks[list(anatomy.LIP_POINTS), :2].mean(0)
     middles = [middle + turn @ view for view in np.array(_VIEWS[:num_views]) * _VIEWS_APART * scale * size]
     pixels = pixels.to(like)

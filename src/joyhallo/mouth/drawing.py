@@ -52,8 +52,8 @@ class SpeakingMouth:
         self._frame_size = frame_size
         self._per_frame = np.array([picture.shape[1] / frame_size[1], picture.shape[0] / frame_size[0]])
         points = points.astype(np.float64)
-        settle_lip_line(picture, points, upright(points).scale)
         pose = upright(points)
+        settle_lip_line(picture, points, pose.scale)
         face = pose.undo(points)
         middle = shut_lips(face).inner_upper[5]
         self._pose = replace(pose, shift=pose.apply(np.append(middle, 0)[None])[0])

@@ -64,16 +64,13 @@ def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
     work = request.output / WORK_NAME
     with locked(work):
         kind = {name: getattr(request, name) for name in ("size_px", "num_frames", "head_share", "opening", "seed")}
-        recordings = {name: folder.name if folder else None for name, folder in _recordings(request)}
+        folders = {"syllables": request.syllables, "words": request.words}
+        recordings = {name: folder.name if folder else None for name, folder in folders.items()}
         espeak_share = request.espeak_share if request.is_mandarin else 0.0
         check_same_kind(work, request.output, {"preset": "mini", **kind, **recordings, "espeak_share": espeak_share})
         for name in ("portraits", "videos", "clips"):
             (work / name).mkdir(exist_ok=True)
         return _synthesise(request, work, show)
-
-
-def _recordings(request: SynthesisRequest) -> tuple[tuple[str, Path | None], ...]:
-    return ("syllables", request.syllables), ("words", request.words)
 
 
 def with_voices_there(request: SynthesisRequest) -> SynthesisRequest:
