@@ -26,9 +26,10 @@ from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.sampling.options import Options
 from joyhallo.weights.hub import file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder
-from mini_report.people import STYLES, in_style
+from mini_report.people import STYLES, TURNED, in_style
 from mini_report.sayings import Saying, english, sentences, syllables_in_a_row, tracked_file
 from mini_report.traces import Trace, engine_points, film_trace, trace
+from mini_report.turning import turned
 
 VERSION = 3  # of what the real films and the engine are measured for: what an older one has kept is made anew
 _MOST_STYLED, _FEWEST_FOR_STYLES = 6, 12  # portraits
@@ -52,7 +53,7 @@ class Job:
 
     still: Still
     saying: Saying
-    style: str = ""  # one of STYLES
+    style: str = ""  # one of STYLES, or TURNED
 
     @property
     def name(self) -> str:
@@ -73,7 +74,7 @@ def plan(sources: Sources, stills: Sequence[Still], mesh: FaceMesh) -> list[Job]
     if len(stills) >= _FEWEST_FOR_STYLES:
         jobs += [
             Job(still, films[number % len(films)], style)
-            for style in STYLES
+            for style in (*STYLES, TURNED)
             for number, still in enumerate(stills[: min(_MOST_STYLED, len(stills) // 4)])
         ]
     return jobs
@@ -164,7 +165,8 @@ class Maker:
     def _portrait(self, job: Job) -> tuple[np.ndarray, Portrait]:
         """The picture of a job, and who is in it."""
         pipe = self.pipe
-        picture = in_style(read_image(job.still.path), job.style)
+        picture = read_image(job.still.path)
+        picture = turned(picture, self.tools) if job.style == TURNED else in_style(picture, job.style)
         return picture, pipe.portrait(picture)
 
     def _as_given(self, picture: np.ndarray, portrait: Portrait) -> np.ndarray:

@@ -15,6 +15,7 @@ from joyhallo.errors import UserError
 from joyhallo.media.image import read_image
 
 STYLES = ("painting", "sketch", "sculpture")
+TURNED = "turned"  # to 20°, see `turning`
 SEEN_BY_EYE = ("glasses", "beard", "dark skin", "light skin")  # listed in groups.json
 FROM_MESH = ("turned head", "toothy smile")
 _LIST = Path(__file__).parent / "groups.json"

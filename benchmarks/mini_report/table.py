@@ -10,7 +10,7 @@ from joyhallo.data.preparation.lip_sync_fit import auc
 from joyhallo.errors import UserError
 from joyhallo.media.files import written_whole
 from mini_report.effort import Effort
-from mini_report.people import FROM_MESH, SEEN_BY_EYE, STYLES
+from mini_report.people import FROM_MESH, SEEN_BY_EYE, STYLES, TURNED
 from mini_report.scores import ClipScores, mean_of, share_of
 
 BEGIN, END = "<!-- mini_report: begin -->", "<!-- mini_report: end -->"
@@ -182,7 +182,7 @@ def group_cells(findings: Findings) -> list[list[str]]:
     lines = [_group_line("everybody", everybody)]
     for group in (*SEEN_BY_EYE, *FROM_MESH):
         lines.append(_group_line(group, [clip for clip in everybody if group in clip.groups]))
-    for style in STYLES:
+    for style in (*STYLES, TURNED):
         lines.append(_group_line(style, [clip for clip in findings.shown if clip.is_styled and style in clip.groups]))
     return lines
 

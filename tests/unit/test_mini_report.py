@@ -211,7 +211,7 @@ def test_groups_have_their_own_lines():
     made = findings(clip_scores(sync=0.5), clip_scores(sync=0.7))
     styled = table.Shown(clip_scores(sync=0.1, psnr_db=20.0), ("sketch",), True, None, None)
     lines = {cells[0]: cells[1:] for cells in table.group_cells(dataclasses.replace(made, shown=(*made.shown, styled)))}
-    assert set(lines) == {"everybody", *people.SEEN_BY_EYE, *people.FROM_MESH, *people.STYLES}
+    assert set(lines) == {"everybody", *people.SEEN_BY_EYE, *people.FROM_MESH, *people.STYLES, people.TURNED}
     assert lines["everybody"][:2] == ["2", "0.60"]
     assert lines["beard"] == lines["everybody"]
     assert lines["sketch"][:2] == ["1", "0.10"]
@@ -233,22 +233,6 @@ def test_tables_are_written_between_the_marks_alone(tmp_path):
     with pytest.raises(UserError, match="once each"):
         table.write_between_marks(path, "new")
     assert path.read_text() == "no marks"
-
-
-@pytest.mark.parametrize("style", people.STYLES)
-def test_styles_change_the_picture_and_keep_the_face_in_place(style):
-    rows, columns = np.indices((256, 256))
-    picture = np.stack([rows, columns, 255 - rows], -1).astype(np.uint8)
-    picture[96:160, 96:160] = (220, 180, 150)
-    picture[120:130, 110:146] = 20
-    shown = people.in_style(picture, style)
-    assert shown.shape == picture.shape
-    assert shown.dtype == np.uint8
-    assert np.abs(shown.astype(int) - picture).mean() > 2
-    assert np.array_equal(shown, people.in_style(picture, style))
-    grey = shown.mean(-1)
-    assert grey[122:128, 114:142].mean() < grey[100:112, 100:156].mean() - 10  # the dark bar is still there
-    assert people.in_style(picture, "") is picture
 
 
 def test_other_weights_have_another_folder(tmp_path):
