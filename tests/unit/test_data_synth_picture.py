@@ -4,11 +4,14 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+import pytest
 
 from joyhallo.conditioning import lips
 from joyhallo.conditioning.similarity import Similarity
-from joyhallo.data.synthesis.lighting import relight, stylise
+from joyhallo.data.synthesis import styles
+from joyhallo.data.synthesis.lighting import relight
 from joyhallo.data.synthesis.raster import Window, blend_into, cut_patches, draw
+from joyhallo.data.synthesis.styles import stylise
 
 
 class TestDrawing:
@@ -80,5 +83,15 @@ class TestLight:
 
     def test_most_pictures_are_photographs(self):
         changed = [not np.array_equal(stylise(self.picture, seed), self.picture) for seed in range(200)]
-        assert 4 <= sum(changed) <= 32
+        assert 24 <= sum(changed) <= 60
         assert np.array_equal(stylise(self.picture, 7), stylise(self.picture, 7))
+
+    @pytest.mark.parametrize("style", sorted(set(styles._STYLES), key=str))
+    def test_a_style_keeps_the_dark_dark_and_is_the_same_for_every_frame(self, style):
+        picture = np.full((96, 96, 3), (200, 170, 150), np.uint8)
+        picture[40:56, 20:76] = (70, 40, 40)
+        shown = style(picture, np.random.default_rng(3))
+        assert shown.shape == picture.shape
+        assert shown.dtype == np.uint8
+        assert np.array_equal(shown, style(picture, np.random.default_rng(3)))
+        assert shown[44:52, 24:72].mean() < shown[10:30, 20:76].mean() - 15

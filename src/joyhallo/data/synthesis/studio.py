@@ -28,9 +28,10 @@ from joyhallo.data.synthesis.acting import act_out, draw_style, faster, loudness
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
 from joyhallo.data.synthesis.espeak import espeak_sentence
 from joyhallo.data.synthesis.gestures import Gesture, read_gesture
-from joyhallo.data.synthesis.lighting import relight, stylise
+from joyhallo.data.synthesis.lighting import relight
 from joyhallo.data.synthesis.speakers import Film, load_tracked
 from joyhallo.data.synthesis.stills import Still, load_study
+from joyhallo.data.synthesis.styles import stylise
 from joyhallo.data.synthesis.voice_change import Voice, draw_voice, in_voice
 from joyhallo.data.synthesis.voices import played, recorded
 from joyhallo.data.synthesis.warp import TalkingPortrait
