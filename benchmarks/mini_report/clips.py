@@ -33,6 +33,7 @@ from mini_report.turning import turned
 
 VERSION = 3  # of what the real films and the engine are measured for: what an older one has kept is made anew
 _MOST_STYLED, _FEWEST_FOR_STYLES = 6, 12  # portraits
+_STROKES = 1 / 200  # of a frame's side: the face tracker sees sketches softened by it
 _PLAYED = Output(paste_back=False, crf=20)
 
 
@@ -160,7 +161,8 @@ class Maker:
                 for shown in writer.finish.apply(frames, len(finished)):
                     finished.append(shown)
                     writer.append(shown)
-        return trace(np.stack(finished), self._as_given(picture, portrait), self.tools, spent_s)
+        softened_by = _STROKES if job.style == "sketch" else 0.0
+        return trace(np.stack(finished), self._as_given(picture, portrait), self.tools, spent_s, softened_by)
 
     def _portrait(self, job: Job) -> tuple[np.ndarray, Portrait]:
         """The picture of a job, and who is in it."""

@@ -50,15 +50,31 @@ class Trace:
             return cls(**{field.name: file[field.name] for field in fields(cls)})
 
 
-def trace(frames: np.ndarray, still: np.ndarray, tools: tuple[FaceMesh, CanonicalMesh], spent_s: float = 0.0) -> Trace:
-    """Measure frames [F, H, W, 3] against the unmoved portrait `still` [H, W, 3], uint8 all."""
+def trace(
+    frames: np.ndarray,
+    still: np.ndarray,
+    tools: tuple[FaceMesh, CanonicalMesh],
+    spent_s: float = 0.0,
+    softened_by: float = 0.0,
+) -> Trace:
+    """Measure frames [F, H, W, 3] against the unmoved portrait `still` [H, W, 3], uint8 all.
+
+    The tracker is shown them softened by a share of their side: it stumbles over strokes.
+    """
     mesh, canonical = tools
-    points = follow(frames, mesh)
+    points = follow(softened(frames, softened_by), mesh)
     errors = np.zeros(0)
-    still_points = follow(still[None], mesh)[0]
+    still_points = follow(softened(still[None], softened_by), mesh)[0]
     if np.isfinite(points).all() and np.isfinite(still_points).all():
         errors = differences(frames, smooth(points), still, still_points, canonical.triangles)
     return Trace(points, flicker_of(frames, points), errors, np.array([spent_s]))
+
+
+def softened(frames: np.ndarray, share: float) -> np.ndarray:
+    """Frames [F, H, W, 3] blurred over a share of their side."""
+    if not share:
+        return frames
+    return np.stack([cv2.GaussianBlur(frame, (0, 0), share * min(frame.shape[:2])) for frame in frames])
 
 
 def follow(frames: np.ndarray, mesh: FaceMesh) -> np.ndarray:

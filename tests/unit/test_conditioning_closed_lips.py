@@ -158,6 +158,36 @@ def test_a_picture_whose_lips_are_seen_in_two_places_is_refused(num_points, besi
         assert prepare_portrait(drawn(seen), fixed, fixed, framing, lip_reader=reader).picture.shape == drawn(seen).shape
 
 
+class Beside(Fixed):
+    """Finds the face beside where it is, or nowhere, as long as the picture has strokes."""
+
+    def __init__(self, points: np.ndarray, beside_px: float | None) -> None:
+        super().__init__(points)
+        self.beside_px = beside_px
+
+    def detect(self, picture: np.ndarray) -> list[Face]:
+        if np.abs(np.diff(picture[..., 2].astype(float), axis=1)).max() < 200:
+            return super().detect(picture)
+        return [] if self.beside_px is None else Fixed(self.points + np.float32([self.beside_px, 0, 0])).detect(picture)
+
+
+@pytest.mark.parametrize("beside_px", [None, 8])
+def test_where_strokes_hide_face_or_lips_a_softened_copy_is_looked_at(beside_px):
+    seen = whole_face(0)
+    picture = drawn(seen)
+    picture[..., 2] = np.arange(256) % 2 * 255
+    framing, finder = Framing((256, 256), 16, face_share=None), Beside(seen, beside_px)
+    portrait = prepare_portrait(picture, finder, finder, framing, lip_reader=Seeing(seen))
+    assert portrait.is_softened
+    assert np.array_equal(portrait.picture, picture)
+    assert np.array_equal(portrait.landmarks, seen)
+    assert portrait.pixels[2].diff().abs().max() < 0.5
+    assert not prepare_portrait(drawn(seen), finder, finder, framing, lip_reader=Seeing(seen)).is_softened
+    if beside_px is None:
+        with pytest.raises(PortraitError, match="no face was found"):
+            prepare_portrait(picture, finder, finder, framing)
+
+
 class Seeing(torch.nn.Module):
     """Reads lips where they are drawn, whatever window it is shown: the window's place is found from the picture's red."""
 

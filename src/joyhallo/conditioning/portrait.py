@@ -1,7 +1,10 @@
 """From a picture to everything the networks know about the person."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,10 +29,15 @@ MAX_YAW_DEG = 45.0
 CLEARLY_LARGER = 1.5  # times the area of the second face: then nobody needs to be asked
 MOST_APART = {True: 0.052, False: 0.08}  # two readings of the lips, of their width: with the finer mesh, and the older one
 SHIFT_UP = 0.04  # of the frame's height: heads have more above the silhouette than below
+_STROKES = 1 / 200  # of a picture's shorter side: softened by this much, hatched drawings are read like photographs
 
 
 class PortraitError(UserError):
     """The picture cannot be used as a portrait."""
+
+
+class UnclearPortraitError(PortraitError):
+    """No face or no lips can be made out in it."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +61,16 @@ class Framing:
 class Portrait:
     """A person as the networks see them, and where the frames belong in the picture."""
 
-    pixels: Tensor  # [3, H, W] float32 in [-1, 1]
+    pixels: Tensor  # [3, H, W] float32 in [-1, 1], what the networks are shown
     face_embedding: Tensor  # [E] float32
     face_region: Tensor  # [3, H, W] float32 in [0, 1]
     masks: RegionMasks  # each [1, 1, H_i, W_i] float32 in [0, 1]
     picture: np.ndarray  # [full height, full width, 3] uint8
-    crop: Crop | None  # what `pixels` shows of `picture`; None: all of it
+    crop: Crop | None  # what the frame shows of `picture`; None: all of it
     landmarks: np.ndarray  # [K, 3] float32 in pixels of the frame (height H, width W)
     has_closed_lips: bool = False  # they were parted in the picture that was given
     teeth: Teeth | None = None  # those that were seen between them
+    is_softened: bool = False  # `pixels` are of a softened copy, in which alone the face was made out
 
 
 def prepare_portrait(
@@ -76,25 +85,53 @@ def prepare_portrait(
     """Finds the face in `image` [H, W, 3] uint8 RGB and prepares all that stays fixed over a video.
 
     `face_index` chooses among several faces, counted from 0, the largest first. `lip_reader`: of weights that want portraits
-    with their lips together; where it reads that they are parted, they are closed in the picture. Raises PortraitError when
-    there is no usable face or the choice is open. With `face_share=None` and a square frame the result is the published
-    preprocessing.
+    with their lips together; where it reads that they are parted, they are closed in the picture, and where face or lips are
+    not made out, a softened copy is looked at. Raises PortraitError when there is no usable face or the choice is open. With
+    `face_share=None` and a square frame the result is the published preprocessing.
     """
+    _check_size(framing)
+    look = partial(_looked_at, image, face_mesh=face_mesh, identity=identity, framing=framing, face_index=face_index)
+    if lip_reader is None:
+        return look(image)
+    try:
+        return look(image, lip_reader=lip_reader)
+    except UnclearPortraitError as problem:
+        soft = cv2.GaussianBlur(image, (0, 0), _STROKES * min(image.shape[:2]))
+        with suppress(PortraitError):
+            return replace(look(soft, lip_reader=lip_reader), is_softened=True)
+        raise problem
+
+
+def _check_size(framing: Framing) -> None:
     height, width = framing.size
     if height < framing.latent_factor or height % framing.latent_factor or width % framing.latent_factor or width < 1:
         raise UserError(
             f"frames of {height}x{width} px (height x width) do not divide into latent cells: "
             f"use multiples of {framing.latent_factor} px, such as {_nearest(framing.size, framing.latent_factor)}"
         )
-    face = choose_face(face_mesh.detect(image), image.shape[:2], face_index)
+
+
+def _looked_at(
+    picture: np.ndarray,
+    seen: np.ndarray,
+    *,
+    face_mesh: FaceMesh,
+    identity: IdentityEncoder,
+    framing: Framing,
+    face_index: int | None,
+    lip_reader: LipReader | None = None,
+) -> Portrait:
+    """The person in a picture, as it is `seen`: either [H, W, 3] uint8."""
+    face = choose_face(face_mesh.detect(seen), seen.shape[:2], face_index)
     _check_usable(face)
-    portrait = _framed(image, face.landmarks, identity.embed(image, face), framing)
+    portrait = replace(_framed(seen, face.landmarks, identity.embed(seen, face), framing), picture=picture)
     if lip_reader is None:
         return portrait
     if are_parted(portrait.pixels, portrait.landmarks, lip_reader):
-        closed, landmarks = close_lips(image, face.landmarks)
-        shut = _framed(closed, landmarks, portrait.face_embedding, framing)
-        portrait = replace(shut, has_closed_lips=True, teeth=own_teeth(image, face.landmarks))
+        closed, landmarks = close_lips(picture, face.landmarks)
+        seen = closed if seen is picture else close_lips(seen, face.landmarks)[0]
+        shut = _framed(seen, landmarks, portrait.face_embedding, framing)
+        portrait = replace(shut, picture=closed, has_closed_lips=True, teeth=own_teeth(picture, face.landmarks))
     _check_lips(portrait, lip_reader)
     return portrait
 
@@ -141,7 +178,7 @@ def choose_face(faces: list[Face], picture_size: tuple[int, int], face_index: in
     """
     height, width = picture_size
     if not faces:
-        raise PortraitError(
+        raise UnclearPortraitError(
             f"no face was found in the picture ({width}x{height} px): give one where the whole face is seen from the front"
         )
     if face_index is not None:
@@ -193,7 +230,7 @@ def _check_lips(portrait: Portrait, reader: LipReader) -> None:
     """Where a mesh and a reader do not see the same lips, what is drawn would be beside them."""
     apart, most = lips_apart(portrait.pixels, portrait.landmarks, reader), MOST_APART[len(portrait.landmarks) > NUM_UNSURE]
     if apart > most:
-        raise PortraitError(
+        raise UnclearPortraitError(
             f"the lips cannot be made out in the picture: two readings of them are {apart:.0%} of their width apart, "
             f"up to {most:.0%} will do: give a photo, or a drawing with clear lips"
         )
