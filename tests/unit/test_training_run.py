@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from joyhallo.cli import main
-from joyhallo.data.latents import LatentCache
 from joyhallo.errors import UserError
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.training.adapters import Adapters
@@ -160,20 +159,6 @@ def test_half_precision_computes_about_the_same(tmp_path, made, finished):
     found, expected = ([line["loss"] for line in losses(folder)] for folder in (tmp_path / "run", finished / "one"))
     assert found != expected
     assert found == pytest.approx(expected, rel=0.05)
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_latents_are_encoded_in_the_numbers_of_the_run(tmp_path, made, monkeypatch, dtype):
-    seen = []
-    encode = LatentCache.encode_dataset.__func__
-
-    def watched(*given, **options):
-        seen.append(torch.is_autocast_enabled("cpu"))
-        return encode(LatentCache, *given, **options)
-
-    monkeypatch.setattr(LatentCache, "encode_dataset", watched)
-    run_here(tmp_path / "run", *made, tiny_recipe("stage1", *SHORT), dtype=dtype)
-    assert seen == [dtype == "bf16"]
 
 
 def test_it_is_validated_on_what_is_held_out(tmp_path, made):

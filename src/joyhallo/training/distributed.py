@@ -6,10 +6,9 @@ Several processes are started by `torchrun`, on one machine or on many; it sets 
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -41,10 +40,6 @@ class Processes:
     def is_sharded(self) -> bool:
         """Whether every process holds only a part of the weights."""
         return self.is_connected and self.spread == "fsdp"
-
-    def computing(self, dtype: torch.dtype) -> AbstractContextManager[Any]:
-        """Within it products are computed in float32 or bfloat16."""
-        return nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype=dtype)
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """The mean of each value over the processes, the same on all of them."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +128,7 @@ class Loop:
         total = torch.zeros((), dtype=torch.float64)
         for portion in range(self.num_portions):
             synchronise(self.trainee, self.processes, is_last=portion == self.num_portions - 1)
-            with self.processes.computing(self.dtype):
+            with self._precision():
                 loss = self.work.losses(ahead.take()).mean() / self.num_portions
             loss.backward()
             total += loss.detach().double().cpu()
@@ -144,6 +145,11 @@ class Loop:
         self.is_stopped = wants_stop > 0
         self._judge(is_good, step, loss_value, norm.item())
         return self._report(first, loss_value, norm.item(), rate, not is_good)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.processes.device.type, dtype=self.dtype)
 
     def _judge(self, is_good: bool, step: int, loss: float, norm: float) -> None:
         self._bad_steps = 0 if is_good else self._bad_steps + 1
