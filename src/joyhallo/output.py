@@ -190,11 +190,8 @@ def paster_of(portrait: Portrait, longest_side_px: int | None) -> Paster:
 
 def frame_paster(portrait: Portrait) -> Paster:
     """What makes a video of the animated frame alone."""
-    height, width = portrait.pixels.shape[1:]
-    crop, shown = portrait.crop, portrait.picture
-    if crop is not None:
-        shown = shown[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    return Paster(resize(np.ascontiguousarray(shown), (height, width)), Crop(0, 0, height, width))
+    frame = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
+    return Paster(frame, Crop(0, 0, *frame.shape[:2]))
 
 
 def size_notes(width: int, height: int, longest_side: int | None) -> list[str]:

@@ -158,7 +158,7 @@ def render(
     elif request.paste_back:
         clock.notes += size_notes(portrait.picture.shape[1], portrait.picture.shape[0], request.longest_side)
     if portrait.is_softened:
-        clock.notes.append("face and lips were made out in a softened copy of the picture alone: the video keeps its strokes")
+        clock.notes.append("face and lips were made out only in a softened copy of the picture; the video shows it as it is")
     if portrait.has_closed_lips:
         clock.notes.append("the lips were parted in the portrait: they were closed, and are opened by the speech alone")
     if pipe.sampling.latent_form == "residual" and pipe.lip_reader is None:

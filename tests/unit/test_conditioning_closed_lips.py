@@ -171,21 +171,22 @@ class Beside(Fixed):
         return [] if self.beside_px is None else Fixed(self.points + np.float32([self.beside_px, 0, 0])).detect(picture)
 
 
-@pytest.mark.parametrize("beside_px", [None, 8])
-def test_where_strokes_hide_face_or_lips_a_softened_copy_is_looked_at(beside_px):
-    seen = whole_face(0)
-    picture = drawn(seen)
+@pytest.mark.parametrize(("beside_px", "gap_px"), [(None, 0), (8, 0), (None, 6)])
+def test_where_strokes_hide_face_or_lips_a_softened_copy_is_looked_at(beside_px, gap_px):
+    seen = whole_face(gap_px)
+    plain = drawn(seen)
+    picture = plain.copy()
     picture[..., 2] = np.arange(256) % 2 * 255
     framing, finder = Framing((256, 256), 16, face_share=None), Beside(seen, beside_px)
-    portrait = prepare_portrait(picture, finder, finder, framing, lip_reader=Seeing(seen))
+    reader = Seeing(seen) if gap_px == 0 else Measured(seen, 1.0)
+    portrait = prepare_portrait(picture, finder, finder, framing, lip_reader=reader)
     assert portrait.is_softened
-    assert np.array_equal(portrait.picture, picture)
-    assert np.array_equal(portrait.landmarks, seen)
-    assert portrait.pixels[2].diff().abs().max() < 0.5
-    assert not prepare_portrait(drawn(seen), finder, finder, framing, lip_reader=Seeing(seen)).is_softened
-    if beside_px is None:
-        with pytest.raises(PortraitError, match="no face was found"):
-            prepare_portrait(picture, finder, finder, framing)
+    assert portrait.has_closed_lips == (gap_px > 0)
+    expected = close_lips(picture, seen) if gap_px else (picture, seen)
+    assert np.array_equal(portrait.picture, expected[0])
+    assert np.array_equal(portrait.landmarks, expected[1])
+    assert torch.equal(portrait.pixels, torch.from_numpy(expected[0]).permute(2, 0, 1).float() / 127.5 - 1)
+    assert not prepare_portrait(plain, finder, finder, framing, lip_reader=reader).is_softened
 
 
 class Seeing(torch.nn.Module):

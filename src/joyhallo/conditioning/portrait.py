@@ -1,10 +1,7 @@
 """From a picture to everything the networks know about the person."""
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +14,7 @@ from joyhallo.conditioning.lip_reading import lips_apart
 from joyhallo.conditioning.lips import closed_mouth
 from joyhallo.conditioning.masks import FACE_EXPAND, LIP_EXPAND, face_region, region_masks
 from joyhallo.conditioning.similarity import upright
+from joyhallo.conditioning.softened_look import find_faces, look_again
 from joyhallo.conditioning.teeth import Teeth, read_teeth
 from joyhallo.errors import UserError
 from joyhallo.media.image import resize
@@ -29,15 +27,10 @@ MAX_YAW_DEG = 45.0
 CLEARLY_LARGER = 1.5  # times the area of the second face: then nobody needs to be asked
 MOST_APART = {True: 0.052, False: 0.08}  # two readings of the lips, of their width: with the finer mesh, and the older one
 SHIFT_UP = 0.04  # of the frame's height: heads have more above the silhouette than below
-_STROKES = 1 / 200  # of a picture's shorter side: softened by this much, hatched drawings are read like photographs
 
 
 class PortraitError(UserError):
     """The picture cannot be used as a portrait."""
-
-
-class UnclearPortraitError(PortraitError):
-    """No face or no lips can be made out in it."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +54,16 @@ class Framing:
 class Portrait:
     """A person as the networks see them, and where the frames belong in the picture."""
 
-    pixels: Tensor  # [3, H, W] float32 in [-1, 1], what the networks are shown
+    pixels: Tensor  # [3, H, W] float32 in [-1, 1]
     face_embedding: Tensor  # [E] float32
     face_region: Tensor  # [3, H, W] float32 in [0, 1]
     masks: RegionMasks  # each [1, 1, H_i, W_i] float32 in [0, 1]
     picture: np.ndarray  # [full height, full width, 3] uint8
-    crop: Crop | None  # what the frame shows of `picture`; None: all of it
+    crop: Crop | None  # what `pixels` shows of `picture`; None: all of it
     landmarks: np.ndarray  # [K, 3] float32 in pixels of the frame (height H, width W)
     has_closed_lips: bool = False  # they were parted in the picture that was given
     teeth: Teeth | None = None  # those that were seen between them
-    is_softened: bool = False  # `pixels` are of a softened copy, in which alone the face was made out
+    is_softened: bool = False  # the landmarks were read in a softened copy, where alone face or lips were made out
 
 
 def prepare_portrait(
@@ -85,21 +78,25 @@ def prepare_portrait(
     """Finds the face in `image` [H, W, 3] uint8 RGB and prepares all that stays fixed over a video.
 
     `face_index` chooses among several faces, counted from 0, the largest first. `lip_reader`: of weights that want portraits
-    with their lips together; where it reads that they are parted, they are closed in the picture, and where face or lips are
-    not made out, a softened copy is looked at. Raises PortraitError when there is no usable face or the choice is open. With
-    `face_share=None` and a square frame the result is the published preprocessing.
+    with their lips together; where it reads that they are parted, they are closed in the picture. Where no face is found, or
+    its lips are seen in two places, the landmarks are sought again in a softened copy. Raises PortraitError when there is no
+    usable face or the choice is open. With `face_share=None` and a square frame the result is the published preprocessing.
     """
     _check_size(framing)
-    look = partial(_looked_at, image, face_mesh=face_mesh, identity=identity, framing=framing, face_index=face_index)
+    faces, is_softened = find_faces(face_mesh, image)
+    face = choose_face(faces, image.shape[:2], face_index)
+    _check_usable(face)
+    portrait = replace(_of_face(image, face, identity, framing, lip_reader), is_softened=is_softened)
     if lip_reader is None:
-        return look(image)
-    try:
-        return look(image, lip_reader=lip_reader)
-    except UnclearPortraitError as problem:
-        soft = cv2.GaussianBlur(image, (0, 0), _STROKES * min(image.shape[:2]))
-        with suppress(PortraitError):
-            return replace(look(soft, lip_reader=lip_reader), is_softened=True)
-        raise problem
+        return portrait
+    problem = _problem_of_lips(portrait, lip_reader)
+    again = look_again(face_mesh, image, face) if problem and not is_softened else None
+    if again:
+        portrait = replace(_of_face(image, again, identity, framing, lip_reader), is_softened=True)
+        problem = problem if _problem_of_lips(portrait, lip_reader) else None
+    if problem:
+        raise PortraitError(problem)
+    return portrait
 
 
 def _check_size(framing: Framing) -> None:
@@ -111,29 +108,16 @@ def _check_size(framing: Framing) -> None:
         )
 
 
-def _looked_at(
-    picture: np.ndarray,
-    seen: np.ndarray,
-    *,
-    face_mesh: FaceMesh,
-    identity: IdentityEncoder,
-    framing: Framing,
-    face_index: int | None,
-    lip_reader: LipReader | None = None,
+def _of_face(
+    image: np.ndarray, face: Face, identity: IdentityEncoder, framing: Framing, lip_reader: LipReader | None
 ) -> Portrait:
-    """The person in a picture, as it is `seen`: either [H, W, 3] uint8."""
-    face = choose_face(face_mesh.detect(seen), seen.shape[:2], face_index)
-    _check_usable(face)
-    portrait = replace(_framed(seen, face.landmarks, identity.embed(seen, face), framing), picture=picture)
-    if lip_reader is None:
+    """The person with a face of `image` [H, W, 3] uint8, its lips closed where a reader sees them parted."""
+    portrait = _framed(image, face.landmarks, identity.embed(image, face), framing)
+    if lip_reader is None or not are_parted(portrait.pixels, portrait.landmarks, lip_reader):
         return portrait
-    if are_parted(portrait.pixels, portrait.landmarks, lip_reader):
-        closed, landmarks = close_lips(picture, face.landmarks)
-        seen = closed if seen is picture else close_lips(seen, face.landmarks)[0]
-        shut = _framed(seen, landmarks, portrait.face_embedding, framing)
-        portrait = replace(shut, picture=closed, has_closed_lips=True, teeth=own_teeth(picture, face.landmarks))
-    _check_lips(portrait, lip_reader)
-    return portrait
+    closed, landmarks = close_lips(image, face.landmarks)
+    shut = _framed(closed, landmarks, portrait.face_embedding, framing)
+    return replace(shut, has_closed_lips=True, teeth=own_teeth(image, face.landmarks))
 
 
 def own_teeth(image: np.ndarray, landmarks: np.ndarray) -> Teeth | None:
@@ -178,7 +162,7 @@ def choose_face(faces: list[Face], picture_size: tuple[int, int], face_index: in
     """
     height, width = picture_size
     if not faces:
-        raise UnclearPortraitError(
+        raise PortraitError(
             f"no face was found in the picture ({width}x{height} px): give one where the whole face is seen from the front"
         )
     if face_index is not None:
@@ -226,14 +210,15 @@ def _check_usable(face: Face) -> None:
         )
 
 
-def _check_lips(portrait: Portrait, reader: LipReader) -> None:
-    """Where a mesh and a reader do not see the same lips, what is drawn would be beside them."""
+def _problem_of_lips(portrait: Portrait, reader: LipReader) -> str | None:
+    """What is wrong with the lips, if anything: where a mesh and a reader see two, what is drawn would be beside them."""
     apart, most = lips_apart(portrait.pixels, portrait.landmarks, reader), MOST_APART[len(portrait.landmarks) > NUM_UNSURE]
-    if apart > most:
-        raise UnclearPortraitError(
-            f"the lips cannot be made out in the picture: two readings of them are {apart:.0%} of their width apart, "
-            f"up to {most:.0%} will do: give a photo, or a drawing with clear lips"
-        )
+    if apart <= most:
+        return None
+    return (
+        f"the lips cannot be made out in the picture: two readings of them are {apart:.0%} of their width apart, "
+        f"up to {most:.0%} will do: give a photo, or a drawing with clear lips"
+    )
 
 
 def _places(faces: list[Face]) -> str:

@@ -89,10 +89,11 @@ def take_portrait(given: Path, folder: Path, message: Mapping[str, Any]) -> dict
     from PIL import Image
 
     from joyhallo.conditioning.portrait import choose_face, frame_crop
+    from joyhallo.conditioning.softened_look import find_faces
     from joyhallo.media.image import read_image
 
     picture = read_image(given, message["max_pixels"])
-    faces = _mesh().detect(picture)
+    faces, _ = find_faces(_mesh(), picture)
     size = (picture.shape[0], picture.shape[1])
     face = choose_face(faces, size, message.get("face_index"))
     shown = picture

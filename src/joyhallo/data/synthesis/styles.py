@@ -10,6 +10,7 @@ import numpy as np
 
 _STYLED_SHARE = 0.2  # of the clips
 _STROKE = 9 / 256  # of the side
+_MIDDLE_GREY = 0.45  # of most pictures; their own mean would change as a mouth opens
 
 
 def stylise(picture: np.ndarray, seed: int) -> np.ndarray:
@@ -51,7 +52,7 @@ def _carved(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
     slope = np.cos(angle) * cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3) + np.sin(angle) * cv2.Sobel(
         height, cv2.CV_32F, 0, 1, ksize=3
     )
-    lit = 0.55 + float(random.uniform(0.15, 0.6)) * (grey - grey.mean()) + float(random.uniform(0.2, 0.6)) * slope
+    lit = 0.55 + float(random.uniform(0.15, 0.6)) * (grey - _MIDDLE_GREY) + float(random.uniform(0.2, 0.6)) * slope
     lit *= 1 + _blurred(random.standard_normal(grey.shape).astype(np.float32), 1 / 256) * float(random.uniform(0, 0.06))
     stone, bronze = np.array([1.15, 1.12, 1.06]), np.array([0.85, 0.62, 0.4])
     return _as_picture(lit[..., None] * (stone + (bronze - stone) * float(random.choice([0.0, random.uniform(0, 1)]))))
@@ -98,7 +99,7 @@ def _strokes(size: tuple[int, ...], angle: float, random: np.random.Generator) -
     middle = length // 2
     reach = middle * np.array([np.cos(angle), np.sin(angle)])
     ends = np.round(np.stack([middle - reach, middle + reach])).astype(int).tolist()
-    cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_AA)
+    cv2.line(kernel, ends[0], ends[1], 1.0)
     noise = cv2.filter2D(random.standard_normal(size).astype(np.float32), -1, kernel)
     return np.clip(noise / (4 * noise.std()) + 0.5, 0, 1)
 
