@@ -28,12 +28,11 @@ from joyhallo.weights.hub import file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder
 from mini_report.people import STYLES, TURNED, in_style
 from mini_report.sayings import Saying, english, sentences, syllables_in_a_row, tracked_file
-from mini_report.traces import Trace, engine_points, film_trace, trace
+from mini_report.traces import SoftenedMesh, Tools, Trace, engine_points, film_trace, trace
 from mini_report.turning import turned
 
-VERSION = 3  # of what the real films and the engine are measured for: what an older one has kept is made anew
+VERSION = 4  # of what the real films and the engine are measured for: what an older one has kept is made anew
 _MOST_STYLED, _FEWEST_FOR_STYLES = 6, 12  # portraits
-_STROKES = 1 / 200  # of a frame's side: the face tracker sees sketches softened by it
 _PLAYED = Output(paste_back=False, crf=20)
 
 
@@ -64,7 +63,10 @@ class Job:
 
 
 def plan(sources: Sources, stills: Sequence[Still], mesh: FaceMesh) -> list[Job]:
-    """Everybody speaks English, two of three Mandarin too: syllables and sentences by turns. A few speak in other styles."""
+    """Everybody speaks English, two of three Mandarin too: syllables and sentences by turns.
+
+    A few speak in other styles, or turned.
+    """
     films = english(sources.videos, sources.work, mesh)
     count = (len(stills) + 2) // 3
     spoken = [saying for pair in zip(syllables_in_a_row(sources.syllables, count), _sentences(sources, count), strict=True)
@@ -161,8 +163,11 @@ class Maker:
                 for shown in writer.finish.apply(frames, len(finished)):
                     finished.append(shown)
                     writer.append(shown)
-        softened_by = _STROKES if job.style == "sketch" else 0.0
-        return trace(np.stack(finished), self._as_given(picture, portrait), self.tools, spent_s, softened_by)
+        return trace(np.stack(finished), self._as_given(picture, portrait), self._tracker_of(job), spent_s)
+
+    def _tracker_of(self, job: Job) -> Tools:
+        mesh, canonical = self.tools
+        return SoftenedMesh(mesh) if job.style == "sketch" else mesh, canonical
 
     def _portrait(self, job: Job) -> tuple[np.ndarray, Portrait]:
         """The picture of a job, and who is in it."""
@@ -191,7 +196,7 @@ class Maker:
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
             shown = self._as_given(*self._portrait(job))
-            points = engine_points(shown, job.saying, tracked_file(self.sources.work, job.saying.film), self.tools)
+            points = engine_points(shown, job.saying, tracked_file(self.sources.work, job.saying.film), self._tracker_of(job))
             with written_whole(kept, "points", UserError) as temporary, temporary.open("wb") as file:
                 np.save(file, points)
         return np.load(kept)

@@ -12,26 +12,30 @@ from joyhallo.data.synthesis.warp import TalkingPortrait
 
 _WANTED_DEG = 20.0
 _SIDE_PX, _FACE_SHARE = 512, 0.5
-_TRIES = 3  # a turned picture is read as less turned than it is
+_NEAR_DEG, _TRIES = 1.5, 5  # a turned picture is read as less turned than it is
 
 
 def turned(picture: np.ndarray, tools: tuple[FaceMesh, CanonicalMesh]) -> np.ndarray:
     """The head of a picture [H, W, 3] uint8 turned on its face mesh until that reads 20°, to the side it already looks to.
 
-    [512, 512, 3] uint8, its lips together. Raises PortraitError when no face is found.
+    [512, 512, 3] uint8, its lips together. Raises PortraitError when no face is found, or cannot be turned so far.
     """
     mesh, canonical = tools
     yaw, points, cut = _read(picture, mesh)
     portrait = TalkingPortrait(cut, points, canonical)
     wanted = _WANTED_DEG if yaw >= 0 else -_WANTED_DEG
-    angle, shown = wanted - yaw, cut
+    angle = wanted - yaw
     for _ in range(_TRIES):
         gesture = _looking_aside(angle)
         shown = portrait.render(portrait.place(gesture, 0))
         faces = mesh.detect(shown)
-        if faces:
-            angle += wanted - head_yaw_deg(faces[0].landmarks)
-    return shown
+        if not faces:
+            break
+        missing = wanted - head_yaw_deg(faces[0].landmarks)
+        if abs(missing) < _NEAR_DEG:
+            return shown
+        angle += missing
+    raise PortraitError(f"the head could not be turned to {wanted:g}°")
 
 
 def _read(picture: np.ndarray, mesh: FaceMesh) -> tuple[float, np.ndarray, np.ndarray]:

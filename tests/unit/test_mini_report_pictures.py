@@ -14,7 +14,7 @@ from joyhallo.conditioning.face import FaceMesh  # noqa: E402
 from joyhallo.conditioning.portrait import PortraitError  # noqa: E402
 from joyhallo.data.synthesis.canonical import read_canonical_mesh  # noqa: E402
 from joyhallo.media.image import read_image  # noqa: E402
-from mini_report import people, turning  # noqa: E402
+from mini_report import people, traces, turning  # noqa: E402
 
 FACE_MODELS = ROOT.parent / "shared" / "data" / "models" / "face_landmarker_v2_with_blendshapes.task"
 
@@ -35,14 +35,29 @@ def test_styles_change_the_picture_and_keep_the_face_in_place(style):
     assert people.in_style(picture, "") is picture
 
 
+def test_sketches_are_tracked_without_their_strokes():
+    class Mesh:
+        def track(self, image, previous):
+            return image, previous
+
+    strokes = np.zeros((200, 200, 3), np.uint8)
+    strokes[:, ::2] = 255
+    seen, previous = traces.SoftenedMesh(Mesh()).track(strokes, "before")
+    assert previous == "before"
+    assert seen.shape == strokes.shape
+    assert np.abs(seen[:, 10:-10].astype(int) - 127).max() < 25
+
+
 @pytest.mark.skipif(not FACE_MODELS.exists(), reason="needs the face models of 478 points")
-def test_a_turned_portrait_looks_to_its_side_by_twenty_degrees():
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_a_turned_portrait_looks_to_its_side_by_twenty_degrees(is_mirrored):
     mesh = FaceMesh.from_path(FACE_MODELS)
     tools = mesh, read_canonical_mesh(FACE_MODELS)
     picture = read_image(ROOT / "examples" / "portrait.png")
-    before = anatomy.head_yaw_deg(mesh.detect(picture)[0].landmarks)
-    after = anatomy.head_yaw_deg(mesh.detect(turning.turned(picture, tools))[0].landmarks)
-    assert abs(before) < 10
-    assert after == pytest.approx(20 if before >= 0 else -20, abs=1.5)
+    looks_left = turning.turned(picture, tools)
+    shown = turning.turned(np.ascontiguousarray(looks_left[:, ::-1]), tools) if is_mirrored else looks_left
+    found = anatomy.head_yaw_deg(mesh.detect(shown)[0].landmarks)
+    first = anatomy.head_yaw_deg(mesh.detect(looks_left)[0].landmarks)
+    assert found == pytest.approx(np.sign(first) * (-20 if is_mirrored else 20), abs=1.5)
     with pytest.raises(PortraitError, match="no face"):
         turning.turned(np.full_like(picture, 127), tools)
