@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from joyhallo.conditioning.face import FaceMesh
 from joyhallo.errors import UserError
 from joyhallo.job_folder import folder_of
 from joyhallo.media.audio import probe_speech, read_speech
@@ -270,3 +271,16 @@ def test_weights_that_cannot_read_lips_say_what_is_shown(request_for, weights, t
     result = render(request_for(tmp_path / "out.mp4", model=str(changed)))
     assert any("no lip reader" in note for note in result.notes)
     assert not any("no lip reader" in note for note in render(request_for(tmp_path / "usual.mp4")).notes)
+
+
+def test_it_is_said_when_only_a_softened_copy_shows_the_face(request_for, tmp_path, monkeypatch):
+    detect, pictures = FaceMesh.detect, []
+
+    def blind_at_first(finder, picture):
+        pictures.append(picture)
+        return [] if len(pictures) == 1 else detect(finder, picture)
+
+    monkeypatch.setattr(FaceMesh, "detect", blind_at_first)
+    result = render(request_for(tmp_path / "out.mp4"))
+    assert any("only in a softened copy" in note for note in result.notes)
+    assert not any("only in a softened copy" in note for note in render(request_for(tmp_path / "usual.mp4")).notes)
