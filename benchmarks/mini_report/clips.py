@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,14 @@ from joyhallo.media.files import written_whole
 from joyhallo.media.image import read_image
 from joyhallo.media.paste import Crop
 from joyhallo.models.kernels import choose_linear_kernel
-from joyhallo.output import Output, TalkingWriter
+from joyhallo.output import Finish, Output, TalkingWriter
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.sampling.options import Options
 from joyhallo.weights.hub import file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder
 from mini_report.people import STYLES, TURNED, in_style
 from mini_report.sayings import Saying, english, sentences, syllables_in_a_row, tracked_file
-from mini_report.traces import SoftenedMesh, Tools, Trace, engine_points, film_trace, trace
+from mini_report.traces import Trace, engine_points, film_trace, trace
 from mini_report.turning import turned
 
 VERSION = 4  # of what the real films and the engine are measured for: what an older one has kept is made anew
@@ -149,7 +149,8 @@ class Maker:
         return Trace.load(kept)
 
     def _make(self, job: Job) -> Trace:
-        picture, portrait = self._portrait(job)
+        photograph = self._photograph(job)
+        portrait = self.pipe.portrait(in_style(photograph, job.style) if job.style in STYLES else photograph)
         begun = time.process_time()
         speech = self.pipe.speech(job.saying.speech)
         clips = [clip.frames for clip in self.pipe.stream(portrait, speech, Options())]
@@ -163,18 +164,16 @@ class Maker:
                 for shown in writer.finish.apply(frames, len(finished)):
                     finished.append(shown)
                     writer.append(shown)
-        return trace(np.stack(finished), self._as_given(picture, portrait), self._tracker_of(job), spent_s)
+        if job.style in STYLES:
+            portrait = in_place_of(portrait, self.pipe.portrait(photograph))
+            finish = Finish(portrait, _PLAYED, rest, idle)
+            finished = [shown for number, frames in enumerate(clips) for shown in finish.apply(frames, number * len(clips[0]))]
+        return trace(np.stack(finished), self._as_given(photograph, portrait), self.tools, spent_s)
 
-    def _tracker_of(self, job: Job) -> Tools:
-        mesh, canonical = self.tools
-        return SoftenedMesh(mesh) if job.style == "sketch" else mesh, canonical
-
-    def _portrait(self, job: Job) -> tuple[np.ndarray, Portrait]:
-        """The picture of a job, and who is in it."""
-        pipe = self.pipe
+    def _photograph(self, job: Job) -> np.ndarray:
+        """The picture of a job without a style, turned where that is asked for."""
         picture = read_image(job.still.path)
-        picture = turned(picture, self.tools) if job.style == TURNED else in_style(picture, job.style)
-        return picture, pipe.portrait(picture)
+        return turned(picture, self.tools) if job.style == TURNED else picture
 
     def _as_given(self, picture: np.ndarray, portrait: Portrait) -> np.ndarray:
         """What finished frames show of the picture [H, W, 3] before it moves, [S, S, 3] uint8, its lips as they are in it."""
@@ -195,8 +194,26 @@ class Maker:
         kept = self.sources.work / f"engine-{VERSION}" / f"{job.name}.npy"
         if not kept.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            shown = self._as_given(*self._portrait(job))
-            points = engine_points(shown, job.saying, tracked_file(self.sources.work, job.saying.film), self._tracker_of(job))
+            photograph = self._photograph(job)
+            shown = self._as_given(photograph, self.pipe.portrait(photograph))
+            points = engine_points(shown, job.saying, tracked_file(self.sources.work, job.saying.film), self.tools)
             with written_whole(kept, "points", UserError) as temporary, temporary.open("wb") as file:
                 np.save(file, points)
         return np.load(kept)
+
+
+def in_place_of(drawn: Portrait, photographed: Portrait) -> Portrait:
+    """The photograph in the frame of its copy in another style, to show how that one moves where a face tracker sees it."""
+    size = np.array(drawn.pixels.shape[:0:-1])
+    places = []
+    assert photographed.crop is not None
+    assert drawn.crop is not None
+    for crop in (photographed.crop, drawn.crop):
+        places.append((np.array([crop.left, crop.top]), np.array([crop.width, crop.height]) / size))
+    (own_corner, own_scale), (corner, scale) = places
+    landmarks = photographed.landmarks.copy()
+    landmarks[:, :2] = (landmarks[:, :2] * own_scale + own_corner - corner) / scale
+    landmarks[:, 2] *= own_scale[0] / scale[0]
+    shown = FaceCrop(drawn.crop, drawn.pixels.shape[1]).cut(photographed.picture)
+    pixels = torch.from_numpy(shown).permute(2, 0, 1).float() / 127.5 - 1
+    return replace(photographed, crop=drawn.crop, landmarks=landmarks, pixels=pixels)

@@ -27,22 +27,7 @@ from mini_report.sayings import NUM_FRAMES, Saying
 _EVERY = 4  # frames between those that are compared with the still
 _MOUTH_GROWN = 1.5  # the region around the lips that may differ, against their extent
 _MOST_NUDGED_PX, _ALIKE_PX = 2.0, 8.0
-_STROKES = 1 / 200  # of the side of a sketch
 _STILL_HEAD = 0.006  # eye distances that the head may move over two frames to count as still
-
-
-class SoftenedMesh:
-    """A face mesh for sketches: it is shown them softened, since strokes hide lips from it."""
-
-    def __init__(self, mesh: FaceMesh) -> None:
-        self._mesh = mesh
-
-    def track(self, image: np.ndarray, previous: Face | None) -> Face | None:
-        """As `FaceMesh.track`."""
-        return self._mesh.track(cv2.GaussianBlur(image, (0, 0), _STROKES * min(image.shape[:2])), previous)
-
-
-Tools = tuple[FaceMesh | SoftenedMesh, CanonicalMesh]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +50,7 @@ class Trace:
             return cls(**{field.name: file[field.name] for field in fields(cls)})
 
 
-def trace(frames: np.ndarray, still: np.ndarray, tools: Tools, spent_s: float = 0.0) -> Trace:
+def trace(frames: np.ndarray, still: np.ndarray, tools: tuple[FaceMesh, CanonicalMesh], spent_s: float = 0.0) -> Trace:
     """Measure frames [F, H, W, 3] against the unmoved portrait `still` [H, W, 3], uint8 all."""
     mesh, canonical = tools
     points = follow(frames, mesh)
@@ -76,7 +61,7 @@ def trace(frames: np.ndarray, still: np.ndarray, tools: Tools, spent_s: float = 
     return Trace(points, flicker_of(frames, points), errors, np.array([spent_s]))
 
 
-def follow(frames: np.ndarray, mesh: FaceMesh | SoftenedMesh) -> np.ndarray:
+def follow(frames: np.ndarray, mesh: FaceMesh) -> np.ndarray:
     """The points [F, K, 3] of the face; NaN where there is none."""
     found, face = [], None
     for frame in frames:
@@ -158,7 +143,7 @@ def film_frames(saying: Saying, points: np.ndarray, size_px: int) -> np.ndarray:
     return np.stack(frames)
 
 
-def film_trace(saying: Saying, tracked: Path, tools: Tools, size_px: int) -> Trace:
+def film_trace(saying: Saying, tracked: Path, tools: tuple[FaceMesh, CanonicalMesh], size_px: int) -> Trace:
     """The real clip, measured as the made ones; its first frame stands for the portrait."""
     frames = film_frames(saying, load_tracked(tracked).points, size_px)
     return trace(frames, frames[0], tools)
@@ -174,7 +159,7 @@ def engine_frames(
         yield portrait.render(portrait.place(gesture, frame))
 
 
-def engine_points(picture: np.ndarray, saying: Saying, tracked: Path, tools: Tools) -> np.ndarray:
+def engine_points(picture: np.ndarray, saying: Saying, tracked: Path, tools: tuple[FaceMesh, CanonicalMesh]) -> np.ndarray:
     """Points [F, K, 3] read from what the engine makes of the same portrait and the same movement; NaN where it cannot."""
     mesh, canonical = tools
     face = mesh.track(picture, None)

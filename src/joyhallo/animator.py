@@ -141,9 +141,9 @@ class Animator:
             for name in IDENTITY_FILES:
                 path = fetch(name)
             self.identity = InsightFaceIdentity(path.parents[1])
-        return prepare_portrait(
-            read_image(picture), self.face_mesh, self.identity, framing, face_index=face_index, lip_reader=self.lip_reader
-        )
+        reader = self.lip_reader if self.sampling.latent_form == "residual" else None
+        image = read_image(picture)
+        return prepare_portrait(image, self.face_mesh, self.identity, framing, face_index=face_index, lip_reader=reader)
 
     def speech(self, recording: str | Path | np.ndarray, separate_vocals: bool = False) -> SpeechFeatures:
         """Prepare a recording: a file, or a waveform [T] at 16 kHz."""

@@ -189,9 +189,12 @@ def paster_of(portrait: Portrait, longest_side_px: int | None) -> Paster:
 
 
 def frame_paster(portrait: Portrait) -> Paster:
-    """What makes a video of the animated frame alone."""
-    frame = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
-    return Paster(frame, Crop(0, 0, *frame.shape[:2]))
+    """What makes a video of the animated part of the picture alone, at the frame's size."""
+    height, width = portrait.pixels.shape[1:]
+    crop, shown = portrait.crop, portrait.picture
+    if crop is not None:
+        shown = shown[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    return Paster(resize(np.ascontiguousarray(shown), (height, width)), Crop(0, 0, height, width))
 
 
 def size_notes(width: int, height: int, longest_side: int | None) -> list[str]:

@@ -157,8 +157,12 @@ def render(
         clock.notes.append("the whole picture is animated: no crop was made")
     elif request.paste_back:
         clock.notes += size_notes(portrait.picture.shape[1], portrait.picture.shape[0], request.longest_side)
+    if portrait.has_stand_in:
+        clock.notes.append(
+            "the picture is drawn in strokes: a stand-in speaks, and the picture's own lips and skin move as its do"
+        )
     if portrait.is_softened:
-        clock.notes.append("face and lips were made out only in a softened copy of the picture; the video shows it as it is")
+        clock.notes.append("the face was read in a softened copy of the picture; the video shows the picture as it is")
     if portrait.has_closed_lips:
         clock.notes.append("the lips were parted in the portrait: they were closed, and are opened by the speech alone")
     if pipe.sampling.latent_form == "residual" and pipe.lip_reader is None:

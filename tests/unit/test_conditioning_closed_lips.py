@@ -10,6 +10,7 @@ from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.closed_lips import are_parted, close_lips
 from joyhallo.conditioning.face import Face
 from joyhallo.conditioning.portrait import Framing, PortraitError, prepare_portrait
+from joyhallo.conditioning.stand_in import StandIn
 from joyhallo.conditioning.stretch import source_heights
 from joyhallo.models.lip_reader import LipReader
 
@@ -172,21 +173,49 @@ class Beside(Fixed):
 
 
 @pytest.mark.parametrize(("beside_px", "gap_px"), [(None, 0), (8, 0), (None, 6)])
-def test_where_strokes_hide_face_or_lips_a_softened_copy_is_looked_at(beside_px, gap_px):
+def test_somebody_stands_in_for_a_drawing_of_strokes(beside_px, gap_px):
     seen = whole_face(gap_px)
-    plain = drawn(seen)
-    picture = plain.copy()
+    plain, picture = drawn(seen), drawn(seen)
     picture[..., 2] = np.arange(256) % 2 * 255
     framing, finder = Framing((256, 256), 16, face_share=None), Beside(seen, beside_px)
     reader = Seeing(seen) if gap_px == 0 else Measured(seen, 1.0)
     portrait = prepare_portrait(picture, finder, finder, framing, lip_reader=reader)
     assert portrait.is_softened
+    assert portrait.has_stand_in
     assert portrait.has_closed_lips == (gap_px > 0)
     expected = close_lips(picture, seen) if gap_px else (picture, seen)
     assert np.array_equal(portrait.picture, expected[0])
     assert np.array_equal(portrait.landmarks, expected[1])
-    assert torch.equal(portrait.pixels, torch.from_numpy(expected[0]).permute(2, 0, 1).float() / 127.5 - 1)
-    assert not prepare_portrait(plain, finder, finder, framing, lip_reader=reader).is_softened
+    someone = StandIn.load()
+    assert torch.equal(portrait.pixels, someone.laid_on(portrait.landmarks, (256, 256)))
+    assert torch.equal(portrait.face_embedding, finder.embed(someone.picture, someone.face))
+    photographed = prepare_portrait(plain, finder, finder, framing, lip_reader=reader)
+    assert not (photographed.is_softened)
+    assert not (photographed.has_stand_in)
+
+
+def test_weights_that_draw_everything_draw_drawings_too():
+    seen = whole_face(0)
+    picture = drawn(seen)
+    picture[..., 2] = np.arange(256) % 2 * 255
+    portrait = prepare_portrait(picture, Fixed(seen), Fixed(seen), Framing((256, 256), 16, face_share=None))
+    assert not (portrait.is_softened)
+    assert not (portrait.has_stand_in)
+    assert torch.equal(portrait.pixels, torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1)
+
+
+@pytest.mark.parametrize(("beside_px", "is_refused"), [(4, False), (6, True)])
+def test_lips_of_a_drawing_are_compared_too(beside_px, is_refused):
+    """Lips of 56 px: 8 % of them are 4.5 px."""
+    seen = whole_face(0)
+    picture = drawn(seen)
+    picture[..., 2] = np.arange(256) % 2 * 255
+    beside, framing = Fixed(seen + np.float32([beside_px, 0, 0])), Framing((256, 256), 16, face_share=None)
+    if is_refused:
+        with pytest.raises(PortraitError, match="up to 8% will do"):
+            prepare_portrait(picture, beside, beside, framing, lip_reader=Seeing(seen))
+    else:
+        assert prepare_portrait(picture, beside, beside, framing, lip_reader=Seeing(seen)).has_stand_in
 
 
 class Seeing(torch.nn.Module):

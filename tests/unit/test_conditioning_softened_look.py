@@ -3,9 +3,11 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.face import Face
-from joyhallo.conditioning.softened_look import find_faces, look_again
+from joyhallo.conditioning.softened_look import find_faces, look_again, softened_pixels, strokes
 
 
 class Spots:
@@ -73,3 +75,31 @@ def test_another_face_is_no_answer():
     chosen = Face(1.0, np.array([60, 100, 160, 200], np.float32), np.zeros((2, 3), np.float32))
     assert look_again(Spots(), hatched((400, 400), (190, 120, 250, 180)), chosen) is None
     assert look_again(Spots(), hatched((400, 400)), chosen) is None
+
+
+def round_face(size_px: int) -> np.ndarray:
+    """A mesh whose silhouette is a circle in a square of `size_px`."""
+    points = np.full((468, 3), size_px / 2, np.float32)
+    turn = np.linspace(0, 2 * np.pi, len(anatomy.SILHOUETTE), endpoint=False)
+    points[list(anatomy.SILHOUETTE), :2] += 0.4 * size_px * np.stack([np.sin(turn), np.cos(turn)], 1)
+    return points
+
+
+@pytest.mark.parametrize("size_px", [166, 664])
+def test_strokes_are_told_from_shades_at_any_size(size_px):
+    rows, columns = np.indices((size_px, size_px)) * 166 // size_px
+    shades = np.repeat((100 + 60 * np.sin(rows / 20))[..., None], 3, 2).astype(np.uint8)
+    hatched = np.where((rows + columns)[..., None] % 4 < 2, shades, 240).astype(np.uint8)
+    points = round_face(size_px)
+    assert strokes(shades, points) < 1
+    assert strokes(hatched, points) > 20
+    beside = shades.copy()
+    beside[: size_px // 20] = hatched[: size_px // 20]
+    assert strokes(beside, points) < 1  # the face alone counts
+
+
+def test_a_frame_is_softened_as_its_face_is_large():
+    pixels = torch.zeros(3, 200, 200)
+    pixels[:, 100, 100] = 1
+    small, large = (softened_pixels(pixels, round_face(size_px))[0, 100, 100].item() for size_px in (100, 200))
+    assert small > 2 * large > 0

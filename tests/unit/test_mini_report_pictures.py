@@ -14,7 +14,7 @@ from joyhallo.conditioning.face import FaceMesh  # noqa: E402
 from joyhallo.conditioning.portrait import PortraitError  # noqa: E402
 from joyhallo.data.synthesis.canonical import read_canonical_mesh  # noqa: E402
 from joyhallo.media.image import read_image  # noqa: E402
-from mini_report import people, traces, turning  # noqa: E402
+from mini_report import people, turning  # noqa: E402
 
 FACE_MODELS = ROOT.parent / "shared" / "data" / "models" / "face_landmarker_v2_with_blendshapes.task"
 
@@ -33,19 +33,6 @@ def test_styles_change_the_picture_and_keep_the_face_in_place(style):
     grey = shown.mean(-1)
     assert grey[122:128, 114:142].mean() < grey[100:112, 100:156].mean() - 10  # the dark bar is still there
     assert people.in_style(picture, "") is picture
-
-
-def test_sketches_are_tracked_without_their_strokes():
-    class Mesh:
-        def track(self, image, previous):
-            return image, previous
-
-    strokes = np.zeros((200, 200, 3), np.uint8)
-    strokes[:, ::2] = 255
-    seen, previous = traces.SoftenedMesh(Mesh()).track(strokes, "before")
-    assert previous == "before"
-    assert seen.shape == strokes.shape
-    assert np.abs(seen[:, 10:-10].astype(int) - 127).max() < 25
 
 
 @pytest.mark.skipif(not FACE_MODELS.exists(), reason="needs the face models of 478 points")

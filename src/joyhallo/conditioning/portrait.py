@@ -14,7 +14,8 @@ from joyhallo.conditioning.lip_reading import lips_apart
 from joyhallo.conditioning.lips import closed_mouth
 from joyhallo.conditioning.masks import FACE_EXPAND, LIP_EXPAND, face_region, region_masks
 from joyhallo.conditioning.similarity import upright
-from joyhallo.conditioning.softened_look import find_faces, look_again
+from joyhallo.conditioning.softened_look import find_faces, look_again, softened_pixels, strokes
+from joyhallo.conditioning.stand_in import StandIn
 from joyhallo.conditioning.teeth import Teeth, read_teeth
 from joyhallo.errors import UserError
 from joyhallo.media.image import resize
@@ -25,6 +26,8 @@ from joyhallo.models.lip_reader import LipReader
 MIN_FACE_PX = 64
 MAX_YAW_DEG = 45.0
 CLEARLY_LARGER = 1.5  # times the area of the second face: then nobody needs to be asked
+MOST_STROKES = 7.0  # grey levels, see `strokes`: of 206 photographs one has more, of 40 hatched drawings 39
+MOST_APART_DRAWN = 0.08  # two readings of the lips of a softened drawing, of their width
 MOST_APART = {True: 0.052, False: 0.08}  # two readings of the lips, of their width: with the finer mesh, and the older one
 SHIFT_UP = 0.04  # of the frame's height: heads have more above the silhouette than below
 
@@ -63,6 +66,7 @@ class Portrait:
     landmarks: np.ndarray  # [K, 3] float32 in pixels of the frame (height H, width W)
     has_closed_lips: bool = False  # they were parted in the picture that was given
     teeth: Teeth | None = None  # those that were seen between them
+    has_stand_in: bool = False  # `pixels` and embedding are somebody else's, who speaks where the picture has its face
     is_softened: bool = False  # the landmarks were read in a softened copy, where alone face or lips were made out
 
 
@@ -78,25 +82,29 @@ def prepare_portrait(
     """Finds the face in `image` [H, W, 3] uint8 RGB and prepares all that stays fixed over a video.
 
     `face_index` chooses among several faces, counted from 0, the largest first. `lip_reader`: of weights that want portraits
-    with their lips together; where it reads that they are parted, they are closed in the picture. Where no face is found, or
-    its lips are seen in two places, the landmarks are sought again in a softened copy. Raises PortraitError when there is no
-    usable face or the choice is open. With `face_share=None` and a square frame the result is the published preprocessing.
+    with their lips together; where it reads that they are parted, they are closed in the picture, and for a drawing of strokes
+    somebody stands in. Landmarks of such a drawing, and a face that is not found, are sought in a softened copy. Raises
+    PortraitError when there is no usable face or the choice is open. With `face_share=None` and a square frame the result is
+    the published preprocessing.
     """
     _check_size(framing)
     faces, is_softened = find_faces(face_mesh, image)
     face = choose_face(faces, image.shape[:2], face_index)
     _check_usable(face)
+    is_drawn = lip_reader is not None and strokes(image, face.landmarks) > MOST_STROKES
+    if is_drawn and not is_softened and (again := look_again(face_mesh, image, face)):
+        face, is_softened = again, True
     portrait = replace(_of_face(image, face, identity, framing, lip_reader), is_softened=is_softened)
     if lip_reader is None:
         return portrait
-    problem = _problem_of_lips(portrait, lip_reader)
-    again = look_again(face_mesh, image, face) if problem and not is_softened else None
-    if again:
-        portrait = replace(_of_face(image, again, identity, framing, lip_reader), is_softened=True)
-        problem = problem if _problem_of_lips(portrait, lip_reader) else None
-    if problem:
-        raise PortraitError(problem)
-    return portrait
+    if not is_drawn:
+        _check_lips(portrait, portrait.pixels, lip_reader, MOST_APART[len(portrait.landmarks) > NUM_UNSURE])
+        return portrait
+    _check_lips(portrait, softened_pixels(portrait.pixels, portrait.landmarks), lip_reader, MOST_APART_DRAWN)
+    someone = StandIn.load()
+    embedding = identity.embed(someone.picture, someone.face)
+    pixels = someone.laid_on(portrait.landmarks, framing.size)
+    return replace(portrait, pixels=pixels, face_embedding=embedding, has_stand_in=True)
 
 
 def _check_size(framing: Framing) -> None:
@@ -210,15 +218,14 @@ def _check_usable(face: Face) -> None:
         )
 
 
-def _problem_of_lips(portrait: Portrait, reader: LipReader) -> str | None:
-    """What is wrong with the lips, if anything: where a mesh and a reader see two, what is drawn would be beside them."""
-    apart, most = lips_apart(portrait.pixels, portrait.landmarks, reader), MOST_APART[len(portrait.landmarks) > NUM_UNSURE]
-    if apart <= most:
-        return None
-    return (
-        f"the lips cannot be made out in the picture: two readings of them are {apart:.0%} of their width apart, "
-        f"up to {most:.0%} will do: give a photo, or a drawing with clear lips"
-    )
+def _check_lips(portrait: Portrait, pixels: Tensor, reader: LipReader, most: float) -> None:
+    """Where a mesh and a reader do not see the same lips in a frame [3, H, W], what is drawn would be beside them."""
+    apart = lips_apart(pixels, portrait.landmarks, reader)
+    if apart > most:
+        raise PortraitError(
+            f"the lips cannot be made out in the picture: two readings of them are {apart:.0%} of their width apart, "
+            f"up to {most:.0%} will do: give a photo, or a drawing with clear lips"
+        )
 
 
 def _places(faces: list[Face]) -> str:

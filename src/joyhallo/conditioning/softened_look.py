@@ -1,15 +1,20 @@
-"""Faces in drawings: strokes and grain hide them from what finds faces, and softening brings them out.
+"""Faces in drawings: strokes hide them from what finds and reads faces, and softening brings them out.
 
 Pictures are [H, W, 3] uint8 RGB; what is found is in their pixels.
 """
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
+from joyhallo.conditioning.anatomy import SILHOUETTE, silhouette_box
 from joyhallo.conditioning.face import Face, FaceMesh
+from joyhallo.media.image import resize
 
 _OF_PICTURE, _OF_FACE = 1 / 200, 1 / 130  # what is blurred, of a picture's shorter side and of a face's longer one
 _MOST_PX = 1000  # of the shorter side of what is softened: anything larger is reduced first
+_FACE_PX = 166  # of the longer side of a face whose strokes are measured
 
 
 def find_faces(finder: FaceMesh, picture: np.ndarray) -> tuple[list[Face], bool]:
@@ -30,6 +35,30 @@ def look_again(finder: FaceMesh, picture: np.ndarray, face: Face) -> Face | None
     found = [_moved(other, 1.0, (left, top)) for other in _found_softened(finder, part, _OF_FACE * side)]
     away = [float(np.abs((other.box[:2] + other.box[2:]) / 2 - middle).max()) for other in found]
     return found[int(np.argmin(away))] if away and min(away) < side / 2 else None
+
+
+def strokes(picture: np.ndarray, landmarks: np.ndarray) -> float:
+    """How far a face is from its softened copy: grey levels, of a face reduced to 166 px. `landmarks` [K, 2 or 3].
+
+    Of 90 photographs it is at most 6.4, of 20 hatched drawings 7.5 at least.
+    """
+    outline = landmarks[list(SILHOUETTE), :2].astype(np.float64)
+    low = np.clip(outline.min(0), 0, None).astype(int)
+    high = np.maximum(np.ceil(outline.max(0)).astype(int), low + 1)
+    part = np.ascontiguousarray(picture[low[1] : high[1], low[0] : high[0]])
+    scale = _FACE_PX / max(part.shape[:2])
+    face = resize(part, (max(1, round(part.shape[0] * scale)), max(1, round(part.shape[1] * scale))))
+    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    inside = np.zeros(grey.shape, np.uint8)
+    cv2.fillPoly(inside, [np.round((outline - low) * scale).astype(np.int32)], 1)
+    return float(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), _OF_FACE * _FACE_PX))[inside > 0].mean())
+
+
+def softened_pixels(pixels: Tensor, landmarks: np.ndarray) -> Tensor:
+    """A frame [3, H, W] softened as much as its face is large; `landmarks` [K, 2 or 3] of the frame."""
+    box = silhouette_box(landmarks)
+    blur_px = _OF_FACE * float((box[2:] - box[:2]).max())
+    return torch.from_numpy(cv2.GaussianBlur(pixels.permute(1, 2, 0).numpy(), (0, 0), blur_px)).permute(2, 0, 1)
 
 
 def _found_softened(finder: FaceMesh, picture: np.ndarray, blur_px: float) -> list[Face]:

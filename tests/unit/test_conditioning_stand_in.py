@@ -1,0 +1,48 @@
+"""Somebody who stands in for drawings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from joyhallo.conditioning import stand_in
+from joyhallo.conditioning.face import FaceMesh
+from joyhallo.conditioning.stand_in import StandIn
+from joyhallo.data.framing import face_crop
+from joyhallo.errors import UserError
+from joyhallo.media.image import read_image
+
+ROOT = Path(__file__).parents[2]
+FACE_MODELS = ROOT.parent / "shared" / "data" / "models" / "face_landmarker_v2_with_blendshapes.task"
+
+
+def test_it_is_laid_where_a_mesh_is():
+    someone = StandIn.load()
+    points = someone.face.landmarks
+    assert someone.picture.shape == (256, 256, 3)
+    own = someone.laid_on(points, (256, 256))
+    shown = torch.from_numpy(someone.picture).permute(2, 0, 1).float() / 127.5 - 1
+    assert (own - shown).abs().mean() < 0.01
+    mirrored = points * [-1, 1, 1] + [255, 0, 0]
+    assert (someone.laid_on(mirrored, (256, 256)) - shown.flip(2)).abs().mean() < 0.01
+    with_irises = np.concatenate([points / 2, np.full((10, 3), 1e6, np.float32)])
+    small = someone.laid_on(with_irises, (128, 100))
+    assert small.shape == (3, 128, 100)
+    assert (small[:, :100] - torch.nn.functional.avg_pool2d(shown, 2)[:, :100, :100]).abs().mean() < 0.06
+
+
+def test_an_install_without_it_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(stand_in, "__file__", str(tmp_path / "joyhallo" / "conditioning" / "stand_in.py"))
+    with pytest.raises(UserError, match="install the package again"):
+        StandIn.load()
+
+
+@pytest.mark.skipif(not FACE_MODELS.exists(), reason="needs the face models of 478 points")
+def test_it_is_the_portrait_of_the_examples():
+    picture = read_image(ROOT / "examples" / "portrait.png")
+    points = FaceMesh.from_path(FACE_MODELS).detect(picture)[0].landmarks
+    crop = face_crop(points, picture.shape[:2], 256, 0.65)
+    someone = StandIn.load()
+    assert np.array_equal(someone.picture, crop.cut(picture))
+    assert np.abs(someone.face.landmarks[:, :2] - crop.move(points)[:468, :2]).max() < 0.5
