@@ -149,13 +149,13 @@ class Maker:
         return Trace.load(kept)
 
     def _make(self, job: Job) -> Trace:
-        photograph = self._photograph(job)
-        portrait = self.pipe.portrait(in_style(photograph, job.style) if job.style in STYLES else photograph)
+        pipe, photograph = self.pipe, self._photograph(job)
+        portrait = pipe.portrait(in_style(photograph, job.style) if job.style in STYLES else photograph)
         begun = time.process_time()
-        speech = self.pipe.speech(job.saying.speech)
-        clips = [clip.frames for clip in self.pipe.stream(portrait, speech, Options())]
+        speech = pipe.speech(job.saying.speech)
+        clips = [clip.frames for clip in pipe.stream(portrait, speech, Options())]
         spent_s = time.process_time() - begun
-        rest, idle = self.pipe.rest(portrait), self.pipe.idle_motion(speech)
+        rest, idle = pipe.rest(portrait), pipe.idle_motion(speech)
         video = self.video_of(job)
         video.parent.mkdir(parents=True, exist_ok=True)
         finished: list[np.ndarray] = []
@@ -165,7 +165,7 @@ class Maker:
                     finished.append(shown)
                     writer.append(shown)
         if job.style in STYLES:
-            portrait = in_place_of(portrait, self.pipe.portrait(photograph))
+            portrait = in_place_of(portrait, pipe.portrait(photograph))
             finish = Finish(portrait, _PLAYED, rest, idle)
             finished = [shown for number, frames in enumerate(clips) for shown in finish.apply(frames, number * len(clips[0]))]
         return trace(np.stack(finished), self._as_given(photograph, portrait), self.tools, spent_s)

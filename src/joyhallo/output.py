@@ -197,6 +197,22 @@ def frame_paster(portrait: Portrait) -> Paster:
     return Paster(resize(np.ascontiguousarray(shown), (height, width)), Crop(0, 0, height, width))
 
 
+def portrait_notes(portrait: Portrait, paste_back: bool, longest_side: int | None) -> list[str]:
+    """What was made of the picture, where that is not what is usual."""
+    notes = []
+    if portrait.crop is None:
+        notes.append("the whole picture is animated: no crop was made")
+    elif paste_back:
+        notes += size_notes(portrait.picture.shape[1], portrait.picture.shape[0], longest_side)
+    if portrait.is_softened:
+        notes.append("the face was read in a softened copy of the picture; the video shows the picture as it is")
+    if portrait.has_stand_in:
+        notes.append("the picture is drawn in strokes: a stand-in speaks, and the picture's own lips and skin move as its do")
+    if portrait.has_closed_lips:
+        notes.append("the lips were parted in the portrait: they were closed, and are opened by the speech alone")
+    return notes
+
+
 def size_notes(width: int, height: int, longest_side: int | None) -> list[str]:
     """What to know of a video as large as its picture."""
     if longest_side is None and max(width, height) > PLAYABLE_PX:

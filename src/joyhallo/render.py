@@ -20,7 +20,7 @@ from joyhallo.media.files import require_file, require_output, written_whole
 from joyhallo.models.allocation import keep_freed_memory
 from joyhallo.models.conditions import AS_TRAINED, RegionScale
 from joyhallo.models.kernels import choose_linear_kernel, linear_kernel
-from joyhallo.output import PROVIDER, Output, TalkingWriter, size_notes
+from joyhallo.output import PROVIDER, Output, TalkingWriter, portrait_notes
 from joyhallo.sampling.options import Options
 from joyhallo.weights.hub import FetchProgress, fetch, file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder, weights_stamp
@@ -153,18 +153,7 @@ def render(
     bring_models(request, pipe, on_progress)
     on_progress(Progress("looking at the portrait"))
     portrait = pipe.portrait(request.portrait, request.size, request.face_index)
-    if portrait.crop is None:
-        clock.notes.append("the whole picture is animated: no crop was made")
-    elif request.paste_back:
-        clock.notes += size_notes(portrait.picture.shape[1], portrait.picture.shape[0], request.longest_side)
-    if portrait.has_stand_in:
-        clock.notes.append(
-            "the picture is drawn in strokes: a stand-in speaks, and the picture's own lips and skin move as its do"
-        )
-    if portrait.is_softened:
-        clock.notes.append("the face was read in a softened copy of the picture; the video shows the picture as it is")
-    if portrait.has_closed_lips:
-        clock.notes.append("the lips were parted in the portrait: they were closed, and are opened by the speech alone")
+    clock.notes += portrait_notes(portrait, request.paste_back, request.longest_side)
     if pipe.sampling.latent_form == "residual" and pipe.lip_reader is None:
         clock.notes.append("these weights have no lip reader: frames are shown as they were drawn, soft where a mouth opens")
     clock.lap("portrait")

@@ -10,6 +10,7 @@ import torch
 
 from joyhallo.conditioning import anatomy
 from joyhallo.idle.motion import IdleMotion
+from joyhallo.media.image import resize
 from joyhallo.media.paste import Crop
 from joyhallo.mouth.rest import Rest
 from joyhallo.output import Finish, Output
@@ -86,8 +87,10 @@ def test_weights_that_draw_everything_are_pasted_as_they_are(portrait):
 
 
 def test_a_frame_alone_has_the_portraits_own_pixels_too(portrait, rest):
-    shown = (portrait.pixels.permute(1, 2, 0).numpy() * 127.5 + 127.5).round().astype(np.uint8)
-    assert np.array_equal(finished(Finish(portrait, Output(paste_back=False), rest), rest.still), shown)
+    shown = portrait.picture[CROP.top : CROP.top + 64, CROP.left : CROP.left + 64]
+    assert np.array_equal(finished(Finish(portrait, Output(paste_back=False), rest), rest.still), resize(shown, (32, 32)))
+    whole = replace(portrait, crop=None)
+    assert np.array_equal(Finish(whole, Output(paste_back=False), rest).paster.beneath, resize(portrait.picture, (32, 32)))
 
 
 def test_pictures_come_in_the_order_of_their_frames_whatever_is_made_at_once(portrait, rest, monkeypatch):

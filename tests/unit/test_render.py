@@ -24,9 +24,10 @@ from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.identity_encoder import IdentityNetwork
 from joyhallo.models.networks import build_networks
 from joyhallo.models.speech_encoder import MelSpeechNetwork
+from joyhallo.output import size_notes
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.presets import Preset, Sampling
-from joyhallo.render import Progress, RenderRequest, render, size_notes
+from joyhallo.render import Progress, RenderRequest, render
 from joyhallo.sampling.schedule import training_schedule
 from tiny import TINY, draw_weights
 
