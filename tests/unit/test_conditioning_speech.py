@@ -182,3 +182,14 @@ def test_a_file_gives_what_its_samples_give(tmp_path):
     from_file = prepare_speech(path, Marks()).window(0, 32)
     from_samples = prepare_speech(samples.float() / 32768, Marks()).window(0, 32)
     assert torch.allclose(from_file, from_samples, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [8, 16, 128])
+def test_the_small_encoder_hears_the_same_in_half_precision(channels):
+    torch.manual_seed(0)
+    network = MelSpeechNetwork(num_bands=20, channels=channels)
+    waveform = torch.randn(1, 12 * 640)
+    with torch.no_grad():
+        exact, half = network(waveform), network.to(torch.bfloat16)(waveform)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - exact).norm() < 0.03 * exact.norm()
