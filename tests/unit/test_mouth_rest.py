@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from joyhallo.animator import Animator
 from joyhallo.conditioning import anatomy
@@ -13,6 +14,7 @@ from joyhallo.conditioning.portrait import own_teeth
 from joyhallo.conditioning.similarity import upright
 from joyhallo.conditioning.teeth import HALF_WIDTH_CM, PX_PER_CM
 from joyhallo.media.image import read_image
+from joyhallo.models.lip_reader import WINDOW
 from joyhallo.mouth.rest import LipFollower, Rest
 
 PORTRAIT = Path(__file__).parents[2] / "examples" / "portrait.png"
@@ -48,7 +50,39 @@ def test_lips_that_go_down_or_up_are_followed(pipe, portrait, follower, shift):
     assert abs(moves[:, 0].mean()) < 0.8
 
 
-def test_a_movement_of_one_frame_is_stressed_and_one_that_lasts_is_not(pipe, portrait, follower):
+class Bright(torch.nn.Module):
+    """Reads the inner lower lip as low as the window is bright, a pixel of the frame for every grey level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {"size_px": 32, "num_points": len(anatomy.LIP_POINTS)}
+        self.register_buffer("units", torch.ones(2 * len(anatomy.LIP_POINTS)))
+        self.low = torch.tensor([point in anatomy.INNER_LOWER_LIP[1:-1] for point in anatomy.LIP_POINTS])
+
+    def forward(self, mouths: torch.Tensor) -> torch.Tensor:
+        down = (mouths.mean((1, 2, 3))[:, None] + 1) * 127.5 / (WINDOW * 256 / 32) * self.low
+        return torch.stack([torch.zeros_like(down), down], -1).flatten(1)
+
+
+def test_lips_begin_to_close_in_time(portrait):
+    def gray(level: int) -> np.ndarray:
+        return np.full((256, 256, 3), level, np.uint8)
+
+    follower = LipFollower(Rest(gray(0), Bright()), portrait.landmarks)
+    pose = upright(portrait.landmarks.astype(np.float64))
+    wide = round(2 * pose.scale)
+
+    def opening_cm(*levels: int) -> np.ndarray:
+        moves = follower.moves(np.stack([gray(level) for level in levels]))
+        return (moves[:, LOWER] @ pose.rotation[:2, 1]).mean(1) / pose.scale
+
+    assert opening_cm(wide, wide, wide, wide, wide, 0, 0) == pytest.approx([2, 2, 2, 1.7, 0.85, -0.35, 0], abs=0.05)
+    assert opening_cm(0, 0, wide, wide, wide) == pytest.approx([0, -0.35, 2.35, 2, 2], abs=0.05)  # they open as they are read
+
+
+def test_a_movement_of_one_frame_is_stressed_and_one_that_lasts_is_not(pipe, portrait, monkeypatch):
+    monkeypatch.setattr("joyhallo.mouth.rest._FASTEST_CM", 9)
+    follower = LipFollower(pipe.rest(portrait), portrait.landmarks)
     still, opened = pipe.rest(portrait).still, painted_open(pipe.rest(portrait).still, portrait.landmarks)
     alone = follower.moves(opened[None])[0][LOWER, 1].mean()
     quick = follower.moves(np.stack([still, opened, still]))[:, LOWER, 1].mean(1)
