@@ -17,7 +17,7 @@ _AT_ONCE = 16  # frames whose lips are read together
 class Video:
     """Frames with what is needed to write them into a file."""
 
-    frames: np.ndarray  # [N,H,W,3] uint8, the animated crop
+    frames: np.ndarray  # [N,H,W,3] uint8, the animated crop; of a drawing of strokes its stand-in's
     fps: int
     portrait: Portrait
     speech: str | Path | np.ndarray | None  # the recording as it was given; None when only its features were
