@@ -31,7 +31,7 @@ from mini_report.sayings import Saying, english, sentences, syllables_in_a_row, 
 from mini_report.traces import Trace, engine_points, film_trace, trace
 from mini_report.turning import turned
 
-VERSION = 4  # of what the real films and the engine are measured for: what an older one has kept is made anew
+VERSION = 5  # of what the real films and the engine are measured for: what an older one has kept is made anew
 _MOST_STYLED, _FEWEST_FOR_STYLES = 6, 12  # portraits
 _PLAYED = Output(paste_back=False, crf=20)
 

@@ -149,6 +149,7 @@ class TalkingWriter:
         self.mark = None if output.mark == "off" else Mark(size, output.mark_text or DEFAULT_TEXT, output.mark)  # type: ignore[arg-type]
         self.label = new_label(output.provider, uuid.uuid4().hex)
         metadata = {"AIGC": self.label.to_json()}
+        self.last: np.ndarray | None = None  # picture that was appended, without its mark
         self.writer = VideoWriter(path, size=size, speech=speech, metadata=metadata, fps=output.fps, crf=output.crf)
 
     def __enter__(self) -> "TalkingWriter":
@@ -162,6 +163,7 @@ class TalkingWriter:
 
     def append(self, picture: np.ndarray) -> None:
         """Append a finished picture [H,W,3] uint8, with its mark."""
+        self.last = picture
         marked = self.mark.apply(picture, self.writer.num_frames / self.output.fps) if self.mark else picture
         self.writer.write(marked)
 

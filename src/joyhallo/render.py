@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from joyhallo._version import __version__
@@ -89,6 +90,7 @@ class Progress:
     frames_total: int = 0
     elapsed_s: float = 0.0
     left_s: float | None = None
+    picture: np.ndarray | None = None  # the last finished one, [H, W, 3] uint8, without its mark
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ def _make(
         elapsed = time.monotonic() - clock.started
         left = (time.monotonic() - begun) / fresh * (total - index) if fresh else None
         frames = min(index * pipe.sampling.clip_length, speech.num_frames)
-        clock.show(Progress("animating", index, total, frames, speech.num_frames, elapsed, left))
+        clock.show(Progress("animating", index, total, frames, speech.num_frames, elapsed, left, writer.last))
 
     idle = pipe.idle_motion(speech, request.seed)
     with TalkingWriter(job.video, portrait, request.speech, request.file(rate), pipe.rest(portrait), idle) as writer:

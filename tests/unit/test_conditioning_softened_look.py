@@ -74,6 +74,7 @@ def test_of_two_faces_the_same_one_is_looked_at_again():
 def test_another_face_is_no_answer():
     chosen = Face(1.0, np.array([60, 100, 160, 200], np.float32), np.zeros((2, 3), np.float32))
     assert look_again(Spots(), hatched((400, 400), (190, 120, 250, 180)), chosen) is None
+    assert look_again(Spots(), hatched((400, 400), (90, 130, 130, 170)), chosen) is None  # much smaller
     assert look_again(Spots(), hatched((400, 400)), chosen) is None
 
 

@@ -26,7 +26,7 @@ from joyhallo.models.lip_reader import LipReader
 MIN_FACE_PX = 64
 MAX_YAW_DEG = 45.0
 CLEARLY_LARGER = 1.5  # times the area of the second face: then nobody needs to be asked
-MOST_STROKES = 7.0  # grey levels, see `strokes`: of 206 photographs one has more, of 40 hatched drawings 39
+MOST_STROKES = 7.0  # grey levels, see `strokes`
 MOST_APART_DRAWN = 0.08  # two readings of the lips of a softened drawing, of their width
 MOST_APART = {True: 0.052, False: 0.08}  # two readings of the lips, of their width: with the finer mesh, and the older one
 SHIFT_UP = 0.04  # of the frame's height: heads have more above the silhouette than below
@@ -94,6 +94,7 @@ def prepare_portrait(
     is_drawn = lip_reader is not None and strokes(image, face.landmarks) > MOST_STROKES
     if is_drawn and not is_softened and (again := look_again(face_mesh, image, face)):
         face, is_softened = again, True
+        _check_usable(face)
     portrait = replace(_of_face(image, face, identity, framing, lip_reader), is_softened=is_softened)
     if lip_reader is None:
         return portrait

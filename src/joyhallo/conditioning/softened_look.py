@@ -14,6 +14,7 @@ from joyhallo.media.image import resize
 
 _OF_PICTURE, _OF_FACE = 1 / 200, 1 / 130  # what is blurred, of a picture's shorter side and of a face's longer one
 _MOST_PX = 1000  # of the shorter side of what is softened: anything larger is reduced first
+_ALIKE = 0.5  # of the area: a face that is smaller, or larger by as much, is another one
 _FACE_PX = 166  # of the longer side of a face whose strokes are measured
 
 
@@ -33,6 +34,7 @@ def look_again(finder: FaceMesh, picture: np.ndarray, face: Face) -> Face | None
     right, bottom = np.ceil(middle + side).astype(int)
     part = np.ascontiguousarray(picture[top:bottom, left:right])
     found = [_moved(other, 1.0, (left, top)) for other in _found_softened(finder, part, _OF_FACE * side)]
+    found = [other for other in found if _ALIKE < other.area / face.area < 1 / _ALIKE]
     away = [float(np.abs((other.box[:2] + other.box[2:]) / 2 - middle).max()) for other in found]
     return found[int(np.argmin(away))] if away and min(away) < side / 2 else None
 
@@ -40,7 +42,7 @@ def look_again(finder: FaceMesh, picture: np.ndarray, face: Face) -> Face | None
 def strokes(picture: np.ndarray, landmarks: np.ndarray) -> float:
     """How far a face is from its softened copy: grey levels, of a face reduced to 166 px. `landmarks` [K, 2 or 3].
 
-    Of 90 photographs it is at most 6.4, of 20 hatched drawings 7.5 at least.
+    Of 206 photographs one has more than 7, of 40 hatched drawings one less.
     """
     outline = landmarks[list(SILHOUETTE), :2].astype(np.float64)
     low = np.clip(outline.min(0), 0, None).astype(int)

@@ -13,6 +13,7 @@ from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.face import Face, FaceMesh
 from joyhallo.conditioning.identity import IdentityEncoder, MiniIdentity, align_face
 from joyhallo.conditioning.portrait import PortraitError, choose_face
+from joyhallo.conditioning.softened_look import find_faces
 from joyhallo.errors import UserError
 from joyhallo.evaluation.film import Film
 from joyhallo.evaluation.measures import Measure
@@ -42,7 +43,8 @@ def read_likeness(path: str | Path, face_mesh: FaceMesh) -> Likeness:
     """
     picture = read_image(path)
     try:
-        return Likeness(Path(path), picture, choose_face(face_mesh.detect(picture), picture.shape[:2]))
+        faces, _ = find_faces(face_mesh, picture)
+        return Likeness(Path(path), picture, choose_face(faces, picture.shape[:2]))
     except PortraitError as error:
         raise UserError(f"the reference '{path}' cannot be compared with: {error}") from error
 

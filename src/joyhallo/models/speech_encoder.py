@@ -84,7 +84,8 @@ class MelSpeechNetwork(ModelMixin, ConfigMixin):
         """`to_frames` in float32: in bf16 on CPUs with AMX PyTorch 2.13 gets it wrong by its own size for 8 to 24 channels."""
         conv = self.to_frames
         bias = None if conv.bias is None else conv.bias.float()
-        frames = functional.conv1d(hidden.float(), conv.weight.float(), bias, conv.stride, conv.padding)
+        with torch.autocast(hidden.device.type, enabled=False):
+            frames = functional.conv1d(hidden.float(), conv.weight.float(), bias, conv.stride, conv.padding)
         return frames.to(hidden.dtype)
 
     def forward(self, waveform: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class LipFollower:
         """How far lip points (`anatomy.LIP_POINTS`) are from rest, in pixels of the frames [F, H, W, 3] uint8: [F, P, 2].
 
         The frames follow one another; lips are moved on from where they are before and after, so that short closures close, and
-        begin to close in time.
+        begin to close in time (within the frames that are given together).
         """
         moves = self._read(frames) - self._at_rest
         around = np.concatenate([moves[:1], moves, moves[-1:]])

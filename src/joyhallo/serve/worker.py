@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from joyhallo.errors import UserError
 from joyhallo.serve.child import Parent
 from joyhallo.serve.kept import KeptPipeline
 
 _SAID_S = 0.2  # progress more often than this is kept back
+_PREVIEW_PX = 512  # of the longer side, at most
 _IDLE_S = 300.0  # then the device's memory is for others
 
 
@@ -49,9 +52,10 @@ def _render(parent: Parent, message: Mapping[str, Any], slot: int, kept: KeptPip
         nonlocal said_s
         is_clip = progress.clips_total > 0
         if is_clip or time.monotonic() - said_s > _SAID_S:
-            if progress.clips_done:
-                write_preview(request.output, progress.clips_done - 1, Path(message["preview"]))
-            parent.say(progress=dataclasses.asdict(progress))
+            if progress.picture is not None:
+                write_preview(progress.picture, Path(message["preview"]))
+            said = dataclasses.asdict(dataclasses.replace(progress, picture=None))
+            parent.say(progress={name: value for name, value in said.items() if name != "picture"})
             said_s = time.monotonic()
 
     result = render(request, show, kept)
@@ -99,26 +103,23 @@ def build_request(message: Mapping[str, Any], slot: int) -> Any:  # noqa: ANN401
     return RenderRequest(**paths, region_scale=scale, **given)
 
 
-def write_preview(output: Path, clip: int, path: Path) -> None:
-    """The last frame of a finished clip, marked as made by AI, as a small JPEG."""
+def write_preview(picture: np.ndarray, path: Path) -> None:
+    """A finished picture [H, W, 3] uint8, marked as made by AI, as a small JPEG."""
     from PIL import Image
 
-    from joyhallo.job_folder import folder_of
     from joyhallo.media.files import written_whole
+    from joyhallo.media.image import resize
     from joyhallo.media.mark import DEFAULT_TEXT, Mark, MarkError
-    from joyhallo.media.segments import read_segment
 
-    frame = None
-    for frame in read_segment(folder_of(output) / f"clip_{clip:06d}.mkv"):  # noqa: B007 (the last one)
-        pass
-    if frame is None:
-        return
+    height, width = picture.shape[:2]
+    scale = min(1.0, _PREVIEW_PX / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
     try:
-        frame = Mark((frame.shape[0], frame.shape[1]), DEFAULT_TEXT, "persistent").apply(frame, 0.0)
+        shown = Mark(size, DEFAULT_TEXT, "persistent").apply(resize(picture, size), 0.0)
     except MarkError:  # too small for the mark, and nothing is shown without it
         return
     with written_whole(path, "preview", UserError) as temporary:
-        Image.fromarray(frame).save(temporary, format="JPEG", quality=85)
+        Image.fromarray(shown).save(temporary, format="JPEG", quality=85)
 
 
 if __name__ == "__main__":
