@@ -4,10 +4,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from joyhallo.conditioning import anatomy
 from joyhallo.conditioning.face import Face
 from joyhallo.conditioning.softened_look import find_faces, look_again, softened_pixels, strokes
+from joyhallo.evaluation.portrait_likeness import read_likeness
 
 
 class Spots:
@@ -104,3 +106,9 @@ def test_a_frame_is_softened_as_its_face_is_large():
     pixels[:, 100, 100] = 1
     small, large = (softened_pixels(pixels, round_face(size_px))[0, 100, 100].item() for size_px in (100, 200))
     assert small > 2 * large > 0
+
+
+def test_a_portrait_that_is_compared_with_is_found_as_one_that_speaks(tmp_path):
+    Image.fromarray(hatched((400, 400), (60, 100, 160, 200))).save(tmp_path / "drawing.png")
+    likeness = read_likeness(tmp_path / "drawing.png", Spots())
+    assert np.allclose(likeness.face.box, (60, 100, 160, 200), atol=3)
