@@ -21,7 +21,7 @@ from joyhallo.media.files import written_whole
 from joyhallo.media.image import read_image
 from joyhallo.media.paste import Crop
 from joyhallo.models.kernels import choose_linear_kernel
-from joyhallo.output import Finish, Output, TalkingWriter
+from joyhallo.output import Finish, Output, TalkingWriter, paster_of
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.sampling.options import Options
 from joyhallo.weights.hub import file_sha256, own_face_models
@@ -204,16 +204,7 @@ class Maker:
 
 def in_place_of(drawn: Portrait, photographed: Portrait) -> Portrait:
     """The photograph in the frame of its copy in another style, to show how that one moves where a face tracker sees it."""
-    size = np.array(drawn.pixels.shape[:0:-1])
-    places = []
-    assert photographed.crop is not None
     assert drawn.crop is not None
-    for crop in (photographed.crop, drawn.crop):
-        places.append((np.array([crop.left, crop.top]), np.array([crop.width, crop.height]) / size))
-    (own_corner, own_scale), (corner, scale) = places
-    landmarks = photographed.landmarks.copy()
-    landmarks[:, :2] = (landmarks[:, :2] * own_scale + own_corner - corner) / scale
-    landmarks[:, 2] *= own_scale[0] / scale[0]
-    shown = FaceCrop(drawn.crop, drawn.pixels.shape[1]).cut(photographed.picture)
-    pixels = torch.from_numpy(shown).permute(2, 0, 1).float() / 127.5 - 1
-    return replace(photographed, crop=drawn.crop, landmarks=landmarks, pixels=pixels)
+    height, width = drawn.pixels.shape[1:]
+    in_picture = paster_of(photographed, None).in_picture(photographed.landmarks, (height, width))
+    return replace(photographed, crop=drawn.crop, landmarks=FaceCrop(drawn.crop, height).move(in_picture))

@@ -1,10 +1,11 @@
 """Portraits of people who look to the side: there is none among the held-out ones, so those that there are get turned."""
 
+import cv2
 import numpy as np
 
 from joyhallo.conditioning.anatomy import head_yaw_deg
 from joyhallo.conditioning.face import FaceMesh
-from joyhallo.conditioning.portrait import PortraitError
+from joyhallo.conditioning.portrait import PortraitError, choose_face
 from joyhallo.data.framing import face_crop
 from joyhallo.data.synthesis.canonical import CanonicalMesh
 from joyhallo.data.synthesis.gestures import Gesture
@@ -40,16 +41,14 @@ def turned(picture: np.ndarray, tools: tuple[FaceMesh, CanonicalMesh]) -> np.nda
 
 def _read(picture: np.ndarray, mesh: FaceMesh) -> tuple[float, np.ndarray, np.ndarray]:
     """How far the head is turned, the mesh [478, 3] and the square around it."""
-    faces = mesh.detect(picture)
-    if not faces:
-        raise PortraitError("no face was found in the picture")
-    crop = face_crop(faces[0].landmarks, (picture.shape[0], picture.shape[1]), _SIDE_PX, _FACE_SHARE)
-    points = crop.move(faces[0].landmarks)
+    size = (picture.shape[0], picture.shape[1])
+    face = choose_face(mesh.detect(picture), size)
+    crop = face_crop(face.landmarks, size, _SIDE_PX, _FACE_SHARE)
+    points = crop.move(face.landmarks)
     return head_yaw_deg(points), points, crop.cut(picture)
 
 
 def _looking_aside(angle_deg: float) -> Gesture:
     """One frame of a face at rest, its head turned."""
-    cosine, sine = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
-    rotation = np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
+    rotation = cv2.Rodrigues(np.array([0, -np.radians(angle_deg), 0]))[0]
     return Gesture(np.zeros((1, 478, 3)), np.zeros((1, 11)), np.zeros(1), rotation[None], np.ones(1), np.zeros((1, 3)))

@@ -193,9 +193,7 @@ def paster_of(portrait: Portrait, longest_side_px: int | None) -> Paster:
 def frame_paster(portrait: Portrait) -> Paster:
     """What makes a video of the animated part of the picture alone, at the frame's size."""
     height, width = portrait.pixels.shape[1:]
-    crop, shown = portrait.crop, portrait.picture
-    if crop is not None:
-        shown = shown[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    shown = portrait.picture if portrait.crop is None else portrait.crop.of(portrait.picture)
     return Paster(resize(np.ascontiguousarray(shown), (height, width)), Crop(0, 0, height, width))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from joyhallo.conditioning import anatomy
-from joyhallo.conditioning.lip_reading import read_lips
+from joyhallo.conditioning.lip_reading import inner_gap, read_lips
 from joyhallo.conditioning.lips import INNER_LOWER, INNER_UPPER, PARTED_CM, closed_mouth, lip_gap, without_teeth
 from joyhallo.conditioning.similarity import Similarity, upright
 from joyhallo.conditioning.stretch import source_heights
@@ -42,10 +42,9 @@ def are_parted(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> bool
     pose = upright(points)
     if len(points) > NUM_UNSURE:
         return float(lip_gap(pose.undo(points))) >= PARTED_CM
-    places = read_lips(pixels[None], landmarks, reader)[0]
-    upper, lower = places[list(anatomy.UPPER_READ)], places[list(anatomy.LOWER_READ)]
-    gap_cm = float((lower - upper).mean(0) @ pose.rotation[:2, 1]) / pose.scale
-    return gap_cm >= _CLEARLY_CM or (gap_cm >= _SEEN_CM and _share_of_teeth(pixels, places) >= _LEAST_TEETH)
+    places = read_lips(pixels[None], landmarks, reader)
+    gap_cm = float(inner_gap(places, pose.rotation[:2, 1])[0]) / pose.scale
+    return gap_cm >= _CLEARLY_CM or (gap_cm >= _SEEN_CM and _share_of_teeth(pixels, places[0]) >= _LEAST_TEETH)
 
 
 def _share_of_teeth(pixels: Tensor, places: np.ndarray) -> float:

@@ -47,6 +47,12 @@ def lips_apart(pixels: Tensor, landmarks: np.ndarray, reader: LipReader) -> floa
     return float(apart / max(float(width), 1.0))
 
 
+def inner_gap(places: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """How far apart the inner lips are along an axis [2]; `places` [N, P, 2], or their moves. [N], below 0 where they cross."""
+    apart = places[:, list(anatomy.LOWER_READ)] - places[:, list(anatomy.UPPER_READ)]
+    return np.asarray(apart.mean(1) @ down)
+
+
 def _window(pixels: Tensor, axes: np.ndarray, middle: np.ndarray, size: int) -> Tensor:
     """[N, 3, size, size]: what frames [N, 3, H, W] show around `middle` [2] on axes [2, 2] (columns: its across and down).
 

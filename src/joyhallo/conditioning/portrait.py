@@ -141,7 +141,7 @@ def _framed(image: np.ndarray, landmarks: np.ndarray, face_embedding: Tensor, fr
     crop, shown = None, image
     if framing.face_share is not None:
         crop = frame_crop(landmarks, image.shape[:2], framing.size, framing.face_share)
-        shown = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        shown = crop.of(image)
         landmarks = landmarks - np.array([crop.left, crop.top, 0], np.float32)
     shown_size = (shown.shape[0], shown.shape[1])
     pixels = torch.from_numpy(resize(np.ascontiguousarray(shown), framing.size)).permute(2, 0, 1).float()

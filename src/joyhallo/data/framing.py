@@ -20,9 +20,7 @@ class FaceCrop:
 
     def cut(self, image: np.ndarray) -> np.ndarray:
         """The square of an RGB image [H, W, 3] uint8 as [size, size, 3]."""
-        crop = self.crop
-        shown = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        return resize(np.ascontiguousarray(shown), (self.size_px, self.size_px))
+        return resize(np.ascontiguousarray(self.crop.of(image)), (self.size_px, self.size_px))
 
     def move(self, points: np.ndarray) -> np.ndarray:
         """Points [..., 3] of the picture as points of the cut-out (z scaled alike), float32."""

@@ -17,6 +17,10 @@ class Crop:
     height: int
     width: int
 
+    def of(self, picture: np.ndarray) -> np.ndarray:
+        """What lies in the rectangle of a picture [H, W, 3]: a view [height, width, 3]."""
+        return picture[self.top : self.top + self.height, self.left : self.left + self.width]
+
 
 class Paster:
     """Pastes frames into one picture, with a soft edge.

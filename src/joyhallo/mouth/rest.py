@@ -5,15 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from joyhallo.conditioning import anatomy
-from joyhallo.conditioning.lip_reading import read_lips
+from joyhallo.conditioning.lip_reading import inner_gap, read_lips
 from joyhallo.conditioning.similarity import upright
 from joyhallo.models.lip_reader import LipReader
 
 _SHARPER = 0.35  # in time: small networks smear what is quick, and b, p, m between two vowels would not close
-_FASTEST_CM = (
-    0.85  # that lips close within a frame, of the average face: the fastest of twenty films, 0.8 in the median, 1.1 at most
-)
+_FASTEST_CM = 0.85  # that lips close within a frame: the fastest of each of twenty films, 0.8 in the median, 1.1 at most
 _NUM_VIEWS = 2  # of a frame; five are 0.2 px of 256 from them, steady in time as they are, and take twice as long
 
 
@@ -48,7 +45,7 @@ class LipFollower:
     def _unhurried(self, moves: np.ndarray) -> np.ndarray:
         """Lips that would close too fast begin to do so a frame before."""
         moves = moves.copy()
-        gaps = (moves[:, list(anatomy.LOWER_READ)] - moves[:, list(anatomy.UPPER_READ)]).mean(1) @ self._down
+        gaps = inner_gap(moves, self._down)
         for before in range(len(moves) - 2, -1, -1):
             most = max(gaps[before + 1], 0.0) + self._fastest_px
             if gaps[before] > most:

@@ -101,7 +101,7 @@ def take_portrait(given: Path, folder: Path, message: Mapping[str, Any]) -> dict
     if message.get("face_share") is not None:
         crop = frame_crop(face.landmarks, size, tuple(message["size"]), message["face_share"])
         top, left = crop.top, crop.left
-        shown = picture[top : top + crop.height, left : left + crop.width]
+        shown = crop.of(picture)
     _draw(shown, face.landmarks - np.array([left, top, 0], np.float32)).save(folder / "crop.jpg", quality=85)
     Image.fromarray(picture).save(folder / "portrait.png", compress_level=1)
     return {"height": size[0], "width": size[1], "num_faces": len(faces), "crop": [top, left, *shown.shape[:2]]}

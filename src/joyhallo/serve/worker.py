@@ -54,8 +54,7 @@ def _render(parent: Parent, message: Mapping[str, Any], slot: int, kept: KeptPip
         if is_clip or time.monotonic() - said_s > _SAID_S:
             if progress.picture is not None:
                 write_preview(progress.picture, Path(message["preview"]))
-            said = dataclasses.asdict(dataclasses.replace(progress, picture=None))
-            parent.say(progress={name: value for name, value in said.items() if name != "picture"})
+            parent.say(progress={name: value for name, value in vars(progress).items() if name != "picture"})
             said_s = time.monotonic()
 
     result = render(request, show, kept)
