@@ -155,7 +155,7 @@ class Maker:
         speech = pipe.speech(job.saying.speech)
         clips = [clip.frames for clip in pipe.stream(portrait, speech, Options())]
         spent_s = time.process_time() - begun
-        rest, idle = pipe.rest(portrait), pipe.idle_motion(speech)
+        rest, idle = pipe.rest(portrait, speech), pipe.idle_motion(speech)
         video = self.video_of(job)
         video.parent.mkdir(parents=True, exist_ok=True)
         finished: list[np.ndarray] = []

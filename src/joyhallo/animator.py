@@ -37,6 +37,7 @@ from joyhallo.models.lip_reader import LipReader
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.models.unet import Conditioning
 from joyhallo.mouth.rest import Rest
+from joyhallo.mouth.silence import freedom
 from joyhallo.presets import Sampling
 from joyhallo.sampling.guidance import conditional_half, unconditional_frame, with_unconditional
 from joyhallo.sampling.noise import clip_noise
@@ -80,9 +81,7 @@ class Animator:
     def __post_init__(self) -> None:
         self.latent_space = LatentSpace(self.sampling.latent_form, self.sampling.latent_scale)  # type: ignore[arg-type]
         self.face_mesh: FaceMesh | None = None  # found on first use
-        self.identity: IdentityEncoder | None = None
-        if self.identity_encoder is not None:
-            self.identity = MiniIdentity(self.identity_encoder)
+        self.identity: IdentityEncoder | None = None if self.identity_encoder is None else MiniIdentity(self.identity_encoder)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, torch_dtype: torch.dtype = torch.float32) -> Self:
@@ -167,10 +166,11 @@ class Animator:
             return None
         return to_frames(decode_latents(self.vae, encode_pixels(self.vae, portrait.pixels[None])))[0]
 
-    def rest(self, portrait: Portrait) -> Rest | None:
+    def rest(self, portrait: Portrait, speech: SpeechFeatures) -> Rest | None:
         """None where frames are shown as drawn: for weights without changes or a lip reader, and landmarks that are NaN."""
         reader = self.lip_reader if np.isfinite(portrait.landmarks).all() else None
-        return Rest(still, reader) if reader is not None and (still := self.still(portrait)) is not None else None
+        still = None if reader is None else self.still(portrait)
+        return None if reader is None or still is None else Rest(still, reader, freedom(speech.power()))
 
     def idle_motion(self, speech: SpeechFeatures, seed: int = DEFAULTS.seed) -> IdleMotion | None:
         """How head and eyes move by themselves while somebody speaks, for weights that hold them still; None for others."""

@@ -102,7 +102,8 @@ class Finish:
                 yield waiting.popleft().result()
 
     def _finished(self, frame: np.ndarray, number: int, moves: np.ndarray | None) -> np.ndarray:
-        picture = self.paster.paste(frame if self.speaking is None or moves is None else self.speaking.follow(frame, moves))
+        speaking = self.speaking
+        picture = self.paster.paste(frame if speaking is None or moves is None else speaking.follow(frame, number, moves))
         return self.liveliness.apply(picture, number) if self.liveliness else picture
 
 
@@ -112,16 +113,18 @@ class _SpeakingPicture:
     def __init__(self, portrait: Portrait, picture: np.ndarray, rest: Rest) -> None:
         height, width = rest.still.shape[:2]
         self.moved, self.follower = MovedPicture(picture, rest.still), LipFollower(rest, portrait.landmarks)
+        self._rest = rest
         per_pixel = np.array([picture.shape[1] / width, picture.shape[0] / height, picture.shape[1] / width])
         self.mouth = SpeakingMouth(picture, portrait.landmarks * per_pixel, (height, width), portrait.teeth)
 
-    def follow(self, frame: np.ndarray, moves: np.ndarray) -> np.ndarray:
-        """The picture [H, W, 3] uint8 as it is in a frame [h, w, 3] uint8 whose lips have made `moves` [P, 2]; its very pixels
-        where nothing moves."""
-        lips = self.mouth.lips(moves)
+    def follow(self, frame: np.ndarray, number: int, moves: np.ndarray) -> np.ndarray:
+        """The picture [H, W, 3] uint8 as it is in frame `number` [h, w, 3] uint8, whose lips have made `moves` [P, 2]; its very
+        pixels where nothing moves."""
+        free = self._rest.free(number)
+        lips = self.mouth.lips(free * moves)
         if lips is None:
-            return self.moved.carried(self.moved.way(frame))
-        way = self.moved.way(frame, self.mouth.covered(lips, self.moved.size))
+            return self.moved.carried(free * self.moved.way(frame))
+        way = free * self.moved.way(frame, self.mouth.covered(lips, self.moved.size))
         picture = self.moved.carried(way)
         self.mouth.draw(picture, way, lips)
         return picture
@@ -206,8 +209,9 @@ def portrait_notes(portrait: Portrait, paste_back: bool, longest_side: int | Non
         notes += size_notes(portrait.picture.shape[1], portrait.picture.shape[0], longest_side)
     if portrait.is_softened:
         notes.append("the face was read in a softened copy of the picture; the video shows the picture as it is")
-    if portrait.has_stand_in:
-        notes.append("the picture is drawn in strokes: a stand-in speaks, and the picture's own lips and skin move as its do")
+    if portrait.stand_in_since:
+        since = f"the picture {portrait.stand_in_since}"
+        notes.append(f"{since}: a stand-in speaks, and the picture's own lips and skin move as its do")
     if portrait.has_closed_lips:
         notes.append("the lips were parted in the portrait: they were closed, and are opened by the speech alone")
     return notes

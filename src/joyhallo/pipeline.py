@@ -88,4 +88,5 @@ class JoyHalloPipeline(DiffusionPipeline, Animator):
         clips = bar(self.stream(person, features, wanted), total=self.num_clips(features))
         frames = np.concatenate([clip.frames for clip in clips])
         sound = None if isinstance(speech, SpeechFeatures) else speech
-        return Video(frames, self.sampling.fps, person, sound, self.rest(person), self.idle_motion(features, wanted.seed))
+        rest, idle = self.rest(person, features), self.idle_motion(features, wanted.seed)
+        return Video(frames, self.sampling.fps, person, sound, rest, idle)

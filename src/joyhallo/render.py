@@ -238,7 +238,7 @@ def _make(
         clock.show(Progress("animating", index, total, frames, speech.num_frames, elapsed, left, writer.last))
 
     idle = pipe.idle_motion(speech, request.seed)
-    with TalkingWriter(job.video, portrait, request.speech, request.file(rate), pipe.rest(portrait), idle) as writer:
+    with TalkingWriter(job.video, portrait, request.speech, request.file(rate), pipe.rest(portrait, speech), idle) as writer:
         for index in range(done):
             writer.write(job.frames(index))
         clock.lap("writing")

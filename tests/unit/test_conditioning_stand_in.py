@@ -1,14 +1,15 @@
-"""Somebody who stands in for drawings."""
+"""Somebody who stands in for pictures that are no frontal photographs in colour."""
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from joyhallo.conditioning import stand_in
+from joyhallo.conditioning import anatomy, stand_in
 from joyhallo.conditioning.face import FaceMesh
-from joyhallo.conditioning.stand_in import StandIn
+from joyhallo.conditioning.stand_in import StandIn, why_needed
 from joyhallo.data.framing import face_crop
 from joyhallo.errors import UserError
 from joyhallo.media.image import read_image
@@ -30,6 +31,36 @@ def test_it_is_laid_where_a_mesh_is():
     small = someone.laid_on(with_irises, (128, 100))
     assert small.shape == (3, 128, 100)
     assert (small[:, :100] - torch.nn.functional.avg_pool2d(shown, 2)[:, :100, :100]).abs().mean() < 0.06
+
+
+SKIN, GREY, STONE, BRONZE = (205, 160, 140), (150, 150, 150), (190, 186, 176), (150, 112, 70)
+
+
+@pytest.mark.parametrize(
+    ("colour", "reason"), [(SKIN, None), (GREY, "colour of skin"), (STONE, "colour of skin"), (BRONZE, "colour of skin")]
+)
+def test_faces_without_the_colour_of_skin_need_it(colour, reason):
+    """What is around the face, and beyond the picture, does not count."""
+    points = StandIn.load().face.landmarks
+    picture = np.full((256, 256, 3), (0, 160, 0), np.uint8)
+    outline = np.round(points[list(anatomy.SILHOUETTE), :2]).astype(np.int32)
+    cv2.fillPoly(picture, [outline], colour)
+    found = why_needed(picture, points, is_drawn=False)
+    assert found is None if reason is None else reason in found
+    middle = int(points[:, 0].mean())
+    half = np.ascontiguousarray(picture[:, middle:])
+    assert why_needed(half, points - np.float32([middle, 0, 0]), is_drawn=False) == found
+
+
+def test_heads_that_are_turned_far_and_drawings_need_it():
+    picture = np.full((256, 256, 3), SKIN, np.uint8)
+    points = StandIn.load().face.landmarks
+    for turn_deg, reason in ((0, None), (11, None), (-13, "shows a head turned by 13°"), (20, "shows a head turned by 20°")):
+        turned = points.copy()
+        slope = np.tan(np.radians(turn_deg))
+        turned[:, 2] = slope * (points[:, 0] - 128)
+        assert why_needed(picture, turned, is_drawn=False) == reason
+    assert why_needed(picture, points, is_drawn=True) == "is drawn in strokes"
 
 
 def test_an_install_without_it_is_one_line(monkeypatch, tmp_path):

@@ -34,16 +34,20 @@ def portrait(pipe):
 
 @pytest.fixture(scope="module")
 def follower(pipe, portrait) -> LipFollower:
-    return LipFollower(pipe.rest(portrait), portrait.landmarks)
+    return LipFollower(rest_of(pipe, portrait), portrait.landmarks)
+
+
+def rest_of(pipe: Animator, portrait) -> Rest:
+    return Rest(pipe.still(portrait), pipe.lip_reader)
 
 
 def test_at_rest_nothing_has_moved(pipe, portrait, follower):
-    assert np.array_equal(follower.moves(pipe.rest(portrait).still[None])[0], np.zeros((len(anatomy.LIP_POINTS), 2)))
+    assert np.array_equal(follower.moves(rest_of(pipe, portrait).still[None])[0], np.zeros((len(anatomy.LIP_POINTS), 2)))
 
 
 @pytest.mark.parametrize("shift", [-3, 3])
 def test_lips_that_go_down_or_up_are_followed(pipe, portrait, follower, shift):
-    still = pipe.rest(portrait).still
+    still = rest_of(pipe, portrait).still
     moved = cv2.warpAffine(still, np.float32([[1, 0, 0], [0, 1, shift]]), still.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
     moves = follower.moves(moved[None])[0]
     assert moves[LOWER + UPPER, 1].mean() == pytest.approx(shift, abs=1.2)
@@ -82,8 +86,8 @@ def test_lips_begin_to_close_in_time(portrait):
 
 def test_a_movement_of_one_frame_is_stressed_and_one_that_lasts_is_not(pipe, portrait, monkeypatch):
     monkeypatch.setattr("joyhallo.mouth.rest._FASTEST_CM", 9)
-    follower = LipFollower(pipe.rest(portrait), portrait.landmarks)
-    still, opened = pipe.rest(portrait).still, painted_open(pipe.rest(portrait).still, portrait.landmarks)
+    follower = LipFollower(rest_of(pipe, portrait), portrait.landmarks)
+    still, opened = rest_of(pipe, portrait).still, painted_open(rest_of(pipe, portrait).still, portrait.landmarks)
     alone = follower.moves(opened[None])[0][LOWER, 1].mean()
     quick = follower.moves(np.stack([still, opened, still]))[:, LOWER, 1].mean(1)
     lasting = follower.moves(np.stack([opened] * 3))[:, LOWER, 1].mean(1)
@@ -93,7 +97,7 @@ def test_a_movement_of_one_frame_is_stressed_and_one_that_lasts_is_not(pipe, por
 
 
 def test_a_dark_gap_between_the_lips_is_an_open_mouth(pipe, portrait, follower):
-    moves = follower.moves(painted_open(pipe.rest(portrait).still, portrait.landmarks)[None])[0]
+    moves = follower.moves(painted_open(rest_of(pipe, portrait).still, portrait.landmarks)[None])[0]
     assert moves[LOWER, 1].mean() - moves[UPPER, 1].mean() > 3
 
 
@@ -109,7 +113,7 @@ def painted_open(still: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("roll_deg", [25.0, -40.0])
 def test_a_tilted_mouth_is_read_as_an_upright_one(pipe, portrait, follower, roll_deg):
-    rest = pipe.rest(portrait)
+    rest = rest_of(pipe, portrait)
     upright_moves = follower.moves(painted_open(rest.still, portrait.landmarks)[None])[0]
     turn = cv2.getRotationMatrix2D((128, 128), -roll_deg, 1)
 
@@ -124,7 +128,7 @@ def test_a_tilted_mouth_is_read_as_an_upright_one(pipe, portrait, follower, roll
 
 
 def test_a_mouth_at_the_lower_border_is_read(pipe, portrait, follower):
-    rest = pipe.rest(portrait)
+    rest = rest_of(pipe, portrait)
     opened = painted_open(rest.still, portrait.landmarks)
     height = round(float(portrait.landmarks[list(anatomy.LIPS), 1].max())) + 25
     low = LipFollower(Rest(np.ascontiguousarray(rest.still[:height]), rest.reader), portrait.landmarks)
@@ -134,7 +138,8 @@ def test_a_mouth_at_the_lower_border_is_read(pipe, portrait, follower):
 
 
 def test_where_landmarks_are_not_known_frames_are_left_as_they_are(pipe, portrait):
-    assert pipe.rest(replace(portrait, landmarks=np.full_like(portrait.landmarks, np.nan))) is None
+    unknown = replace(portrait, landmarks=np.full_like(portrait.landmarks, np.nan))
+    assert pipe.rest(unknown, pipe.speech(np.random.default_rng(0).normal(size=6400))) is None
 
 
 def test_a_mouth_of_one_colour_has_no_teeth(portrait):

@@ -78,6 +78,16 @@ def test_weights_that_predict_changes_leave_the_rest_of_the_picture_as_it_is(por
     assert after[mouth].mean() < portrait.picture[mouth].mean()
 
 
+def test_in_silence_the_picture_is_its_own_whatever_the_frame_shows(portrait, rest):
+    frame = rest.still.copy()
+    frame[20:28, 8:24] = 5
+    finish = Finish(portrait, Output(), replace(rest, freedom=np.array([0, 0.3, 1])))
+    held, settling, free = (picture.astype(int) for picture in finish.apply(np.stack([frame] * 3), 0))
+    assert np.array_equal(held, portrait.picture)
+    assert np.array_equal(free, finished(Finish(portrait, Output(), rest), frame))
+    assert 0 < np.abs(settling - held).sum() < np.abs(free - held).sum()
+
+
 def test_weights_that_draw_everything_are_pasted_as_they_are(portrait):
     frame = still_of(portrait)
     after = finished(Finish(portrait, Output(), None), frame)

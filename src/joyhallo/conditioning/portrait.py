@@ -15,7 +15,7 @@ from joyhallo.conditioning.lips import closed_mouth
 from joyhallo.conditioning.masks import FACE_EXPAND, LIP_EXPAND, face_region, region_masks
 from joyhallo.conditioning.similarity import upright
 from joyhallo.conditioning.softened_look import find_faces, look_again, softened_pixels, strokes
-from joyhallo.conditioning.stand_in import StandIn
+from joyhallo.conditioning.stand_in import StandIn, why_needed
 from joyhallo.conditioning.teeth import Teeth, read_teeth
 from joyhallo.errors import UserError
 from joyhallo.media.image import resize
@@ -27,8 +27,8 @@ MIN_FACE_PX = 64
 MAX_YAW_DEG = 45.0
 CLEARLY_LARGER = 1.5  # times the area of the second face: then nobody needs to be asked
 MOST_STROKES = 7.0  # grey levels, see `strokes`
-MOST_APART_DRAWN = 0.08  # two readings of the lips of a softened drawing, of their width
 MOST_APART = {True: 0.052, False: 0.08}  # two readings of the lips, of their width: with the finer mesh, and the older one
+MOST_APART_DRAWN = 0.08  # with either, of a softened drawing
 SHIFT_UP = 0.04  # of the frame's height: heads have more above the silhouette than below
 
 
@@ -66,7 +66,7 @@ class Portrait:
     landmarks: np.ndarray  # [K, 3] float32 in pixels of the frame (height H, width W)
     has_closed_lips: bool = False  # they were parted in the picture that was given
     teeth: Teeth | None = None  # those that were seen between them
-    has_stand_in: bool = False  # `pixels` and embedding are somebody else's, who speaks where the picture has its face
+    stand_in_since: str | None = None  # why `pixels` and embedding are somebody else's; None: they are the person's own
     is_softened: bool = False  # the landmarks were read in a softened copy, where alone face or lips were made out
 
 
@@ -82,8 +82,9 @@ def prepare_portrait(
     """Finds the face in `image` [H, W, 3] uint8 RGB and prepares all that stays fixed over a video.
 
     `face_index` chooses among several faces, counted from 0, the largest first. `lip_reader`: of weights that want portraits
-    with their lips together; where it reads that they are parted, they are closed in the picture, and for a drawing of strokes
-    somebody stands in. Landmarks of such a drawing, and a face that is not found, are sought in a softened copy. Raises
+    with their lips together; where it reads that they are parted, they are closed in the picture, and where they speak badly of
+    such a picture somebody stands in. Landmarks of a drawing of strokes, and a face that is not found, are sought in a softened
+    copy. Raises
     PortraitError when there is no usable face or the choice is open. With `face_share=None` and a square frame the result is
     the published preprocessing.
     """
@@ -98,14 +99,17 @@ def prepare_portrait(
     portrait = replace(_of_face(image, face, identity, framing, lip_reader), is_softened=is_softened)
     if lip_reader is None:
         return portrait
-    if not is_drawn:
+    if is_drawn:
+        _check_lips(portrait, softened_pixels(portrait.pixels, portrait.landmarks), lip_reader, MOST_APART_DRAWN)
+    else:
         _check_lips(portrait, portrait.pixels, lip_reader, MOST_APART[len(portrait.landmarks) > NUM_UNSURE])
+    reason = why_needed(image, face.landmarks, is_drawn=is_drawn)
+    if reason is None:
         return portrait
-    _check_lips(portrait, softened_pixels(portrait.pixels, portrait.landmarks), lip_reader, MOST_APART_DRAWN)
     someone = StandIn.load()
     embedding = identity.embed(someone.picture, someone.face)
     pixels = someone.laid_on(portrait.landmarks, framing.size)
-    return replace(portrait, pixels=pixels, face_embedding=embedding, has_stand_in=True)
+    return replace(portrait, pixels=pixels, face_embedding=embedding, stand_in_since=reason)
 
 
 def _check_size(framing: Framing) -> None:

@@ -16,10 +16,15 @@ _NUM_VIEWS = 2  # of a frame; five are 0.2 px of 256 from them, steady in time a
 
 @dataclass(frozen=True, eq=False)
 class Rest:
-    """The unmoved portrait as the weights draw it, and what reads the lips in frames like it."""
+    """The unmoved portrait as the weights draw it, what reads the lips in frames like it, and when lips rest."""
 
     still: np.ndarray  # [H, W, 3] uint8
     reader: LipReader
+    freedom: np.ndarray | None = None  # [F] of a video's frames, see `silence`; None where its sound is not known
+
+    def free(self, frame: int) -> float:
+        """How far lips may leave rest in a frame, 0 to 1."""
+        return 1.0 if self.freedom is None else float(self.freedom[frame])
 
 
 class LipFollower:

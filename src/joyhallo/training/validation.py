@@ -90,7 +90,7 @@ class Validator:
             made = [part.frames for part in self.pipe.stream(clip.portrait, speech, self._options())]
             frames = np.concatenate(made)[: len(clip.frames)]
             path = folder / f"step_{step:08d}_{clip.facts.key}.mp4"
-            rest = self.pipe.rest(clip.portrait)
+            rest = self.pipe.rest(clip.portrait, speech)
             videos.append(Video(frames, self.pipe.sampling.fps, clip.portrait, clip.speech, rest).write(path))
             rows += [row(clip.portrait.picture, frames), row(None, clip.frames)]
             found.append(measure(self.pipe, clip.portrait, frames, clip.frames))

@@ -1,0 +1,59 @@
+"""Lips rest where nothing is heard."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from joyhallo.animator import Animator
+from joyhallo.mouth.silence import freedom
+
+PORTRAIT = Path(__file__).parents[2] / "examples" / "portrait.png"
+
+
+def power(*stretches: tuple[int, float]) -> np.ndarray:
+    """The mean squares of so many frames at so many decibels each."""
+    return np.concatenate([np.full(count, 10 ** (level_db / 10)) for count, level_db in stretches])
+
+
+def test_lips_rest_between_words_and_are_free_near_them():
+    free = freedom(power((20, 0), (30, -30), (20, -3)))
+    assert (free[:24] == 1).all()
+    assert (np.diff(free[20:35]) <= 0).all()
+    assert (free[26:44] == 0).all()
+    assert 0 < free[24] < 1
+    assert np.array_equal(free[20:50], free[20:50][::-1])
+
+
+def test_a_video_that_begins_and_ends_in_silence_begins_and_ends_at_rest():
+    free = freedom(power((10, -60), (10, 0), (10, -60)))
+    assert free[0] == free[-1] == 0
+    assert (free[10:20] == 1).all()
+
+
+@pytest.mark.parametrize("levels", [((40, 0),), ((10, 0), (10, -15), (10, 0)), ((20, 0), (8, -50), (20, 0))])
+def test_without_a_pause_nothing_is_held(levels):
+    assert (freedom(power(*levels)) == 1).all()
+
+
+def test_who_goes_on_in_a_low_voice_is_heard():
+    low = slice(100, 200)
+    assert (freedom(power((30, 0), (70, -70), (100, -26), (70, -70), (30, 0)))[low] == 1).all()
+    assert (freedom(power((30, 0), (70, -70), (100, -40), (70, -70), (30, 0)))[low][10:-10] == 0).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_shortest_recordings_are_free(count):
+    assert (freedom(np.full(count, 0.5)) == 1).all()
+    assert (freedom(np.zeros(count)) == 1).all()
+
+
+def test_of_a_recording_lips_are_held_where_it_is_silent():
+    pipe = Animator.from_pretrained("mini")
+    portrait = pipe.portrait(PORTRAIT)
+    sound = np.random.default_rng(0).normal(0, 0.1, 40 * 640).astype(np.float32)
+    sound[10 * 640 : 30 * 640] *= 0.01
+    rest = pipe.rest(portrait, pipe.speech(sound))
+    assert rest is not None
+    assert rest.free(5) == rest.free(35) == 1
+    assert rest.free(20) == 0
