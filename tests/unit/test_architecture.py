@@ -200,3 +200,15 @@ def test_loading_the_embedded_weights_loads_no_scipy():
     """diffusers would, to compare a scheduler with all others: seconds before the first frame."""
     code = "import sys; from joyhallo.animator import Animator; Animator.from_pretrained('mini'); print('scipy' in sys.modules)"
     assert fresh(code).splitlines()[-1] == "False"
+
+
+def test_no_compiler_is_loaded_before_it_is_asked_for():
+    """diffusers would; what is compiled by others must still find it."""
+    code = """
+import sys
+import joyhallo.render
+print("torch._dynamo" in sys.modules)
+import torch
+print(float(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(()))))
+"""
+    assert fresh(code).splitlines()[-2:] == ["False", "2.0"]

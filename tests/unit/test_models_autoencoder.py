@@ -1,6 +1,7 @@
 """The small autoencoder computes what its layers say, whatever the memory layout of what it is given."""
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
@@ -63,6 +64,24 @@ def test_gradients_are_those_of_the_layers_written_out():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max() + 1))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("cells", [(slice(3, 5), slice(2, 6)), (slice(0, 4), slice(5, 8)), (slice(0, 8), slice(0, 8))])
+def test_cells_are_decoded_as_in_the_whole_whatever_is_left_out_around_them(cells, monkeypatch):
+    model, latents = small(), torch.randn(2, 4, 8, 8)
+    whole = model.decode(latents)[..., *(slice(one.start * 16, one.stop * 16) for one in cells)]
+    sizes = []
+    for layer in model.decoder:
+        layer.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[2:].numel()))
+    found = model.decode_within(latents, cells)
+    assert found.shape == whole.shape
+    torch.testing.assert_close(found, whole, rtol=0, atol=0.002)
+    decoded, kept = sum(sizes), (cells[0].stop - cells[0].start) * (cells[1].stop - cells[1].start)
+    monkeypatch.setattr("joyhallo.models.autoencoder._BORDER_PX", 1000)
+    sizes.clear()
+    torch.testing.assert_close(model.decode_within(latents, cells), whole, rtol=1e-5, atol=1e-5)
+    assert decoded < 0.6 * sum(sizes) if kept < 64 else decoded == sum(sizes)
+
+
 ANYWHERE = (slice(0, 9), slice(0, 10))
 
 
@@ -73,10 +92,12 @@ def test_only_what_changes_is_decoded():
     latents = unchanged.repeat(3, 1, 1, 1) + 0.02 * torch.randn(3, 4, 9, 10)  # too little to be seen
     latents[1, :, 5, 6] += 1
     latents[2, :, 6, 3] += 1
-    still, sizes = decode_latents(model, unchanged), []
-    model.decode = lambda part, decode=model.decode: (sizes.append(part.shape), decode(part))[1]
+    still, seen = decode_latents(model, unchanged), []
+    decode = model.decode_within
+    model.decode_within = lambda part, cells: (seen.append((part.shape, cells)), decode(part, cells))[1]
     pixels = decode_changes(model, latents, unchanged, still, ANYWHERE)
-    assert sizes[0] == (2, 4, 6, 8), "two cells more on each side, of the two pictures that change"
+    # Two cells more on each side, of the two pictures that change.
+    assert seen == [((2, 4, 6, 8), (slice(2, 4), slice(2, 6)))]
     whole = decode_latents(model, latents)
     changed = (slice(1, 3), slice(None), slice(5 * 16, 7 * 16), slice(3 * 16, 7 * 16))
     assert (pixels[changed] - whole[changed]).abs().max() < 0.02
@@ -98,7 +119,7 @@ def test_nothing_is_decoded_beyond_the_cells_that_may_change():
     rows, columns = differs.any(1).nonzero(), differs.any(0).nonzero()
     assert (int(rows.min()), int(rows.max())) == (4 * 16, 7 * 16 - 1)
     assert (int(columns.min()), int(columns.max())) == (2 * 16, 9 * 16 - 1)
-    model.decode = None  # must not be needed
+    model.decode_within = None  # must not be needed
     assert torch.equal(
         decode_changes(model, unchanged.repeat(2, 1, 1, 1), unchanged, still, ANYWHERE), still.repeat(2, 1, 1, 1)
     )

@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from joyhallo.errors import UserError
 
+Cells = tuple[slice, slice]  # rows and columns of latents
+_BORDER_PX = 2  # of every resolution, around what is wanted of latents: convolutions there look no farther
+
 
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions beside an identity; the second one starts small, so that a deep stack starts near the identity."""
@@ -63,6 +66,18 @@ def _decoder(widths: tuple[int, ...], num_blocks: tuple[int, ...], latent_channe
     return nn.Sequential(*layers, nn.SiLU(), last, nn.PixelShuffle(2))
 
 
+def _trimmed(hidden: Tensor, around: list[int], most: int) -> tuple[Tensor, list[int]]:
+    """Of [B, C, H, W] the middle with `most` places around it, and how many there are.
+
+    Around the middle were `around`: above it, below, to its left and right.
+    """
+    kept = [min(count, most) for count in around]
+    above, below, left, right = (count - some for count, some in zip(around, kept, strict=True))
+    height, width = hidden.shape[2:]
+    part = hidden[..., above : height - below, left : width - right]
+    return part.contiguous(memory_format=torch.channels_last), kept
+
+
 class PatchAutoencoder(ModelMixin, ConfigMixin):
     """Pictures [B, 3, H, W] in [-1, 1] ↔ latents [B, C, H/16, W/16] of zero mean and unit variance per channel.
 
@@ -103,6 +118,21 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         """Latents [B, C, H, W] → images [B, 3, 16·H, 16·W], about [-1, 1], not clamped."""
         pictures = self.decoder(latents.contiguous(memory_format=torch.channels_last))
         return pictures.add_(self.decode_patches(latents))
+
+    def decode_within(self, latents: Tensor, cells: Cells) -> Tensor:
+        """The pixels of some cells of latents [B, C, H, W], as `decode` gives them: what is around is left out on the way.
+
+        Of the other cells two pixels are kept at every resolution, so those of the border differ a little.
+        """
+        rows, columns = cells
+        around = [rows.start, latents.shape[2] - rows.stop, columns.start, latents.shape[3] - columns.stop]
+        hidden = latents.contiguous(memory_format=torch.channels_last)
+        for layer in self.decoder:
+            hidden = layer(hidden)
+            if isinstance(layer, (Upsample, nn.PixelShuffle)):
+                border = 0 if isinstance(layer, nn.PixelShuffle) else _BORDER_PX
+                hidden, around = _trimmed(hidden, [2 * count for count in around], border)
+        return hidden.add_(self.decode_patches(latents[..., *cells]))
 
     def decode_patches(self, latents: Tensor) -> Tensor:
         """What `patch_decoder` makes of latents [B, C, H, W], as one matrix product: [B, 3, 16·H, 16·W], channels_last."""

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from joyhallo.models.autoencoder import PatchAutoencoder
+from joyhallo.models.autoencoder import Cells, PatchAutoencoder
 
 LatentForm = Literal["absolute", "residual"]
 _CHANGED = 0.25  # standard deviations of the latents: cells that differ less count as the same
 _CONTEXT = 2  # cells around those that are decoded, which their pixels depend on
+_AT_ONCE = 4  # pictures that are decoded together, to bound the memory
 
 
 def encode_pixels(vae: nn.Module, pixels: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def encode_pixels(vae: nn.Module, pixels: Tensor) -> Tensor:
     return encoded if isinstance(vae, PatchAutoencoder) else encoded.latent_dist.mean
 
 
-def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = 4) -> Tensor:
+def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = _AT_ONCE) -> Tensor:
     """Latents [N,C,h,w] → pixels [N,3,H,W] in [-1,1], float32, a few pictures at a time to bound the memory."""
     dtype = next(vae.parameters()).dtype
     pictures = []
@@ -33,15 +34,11 @@ def decode_latents(vae: nn.Module, latents: Tensor, num_at_once: int = 4) -> Ten
     return torch.cat(pictures)
 
 
-Cells = tuple[slice, slice]  # rows and columns of latents
-
-
-def decode_changes(vae: nn.Module, latents: Tensor, unchanged: Tensor, still: Tensor, within: Cells) -> Tensor:
+def decode_changes(vae: PatchAutoencoder, latents: Tensor, unchanged: Tensor, still: Tensor, within: Cells) -> Tensor:
     """Latents [N,C,h,w] → pixels [N,3,H,W] in [-1,1], float32; decoded is the rectangle of cells that are not `unchanged`.
 
     Around it, in pictures without such cells, and everywhere but `within` some cells there is `still` [1,3,H,W], what
-    `unchanged` [1,C,h,w] was decoded to. Only for latents of unit variance, and autoencoders that look no further than a few
-    cells.
+    `unchanged` [1,C,h,w] was decoded to.
     """
     pixels = still.repeat(len(latents), 1, 1, 1)
     has_changed = torch.zeros_like(latents[:, 0], dtype=torch.bool)
@@ -53,11 +50,11 @@ def decode_changes(vae: nn.Module, latents: Tensor, unchanged: Tensor, still: Te
     anywhere = has_changed.any(0)
     rows, columns = _extent(anywhere.any(1)), _extent(anywhere.any(0))
     seen_rows, seen_columns = _around(rows, _CONTEXT, height), _around(columns, _CONTEXT, width)
-    decoded = decode_latents(vae, latents[others][..., seen_rows, seen_columns])
-    factor = still.shape[-1] // latents.shape[-1]
-    there = (_times(rows, factor), _times(columns, factor))
-    here = (_times(rows, factor, seen_rows.start), _times(columns, factor, seen_columns.start))
-    pixels[others, :, *there] = decoded[..., *here]
+    here = (_from(rows, seen_rows), _from(columns, seen_columns))
+    seen = latents[others][..., seen_rows, seen_columns].to(vae.dtype).split(_AT_ONCE)
+    decoded = torch.cat([vae.decode_within(part, here).float().clamp(-1, 1) for part in seen])
+    factor = vae.downscale_factor
+    pixels[others, :, _times(rows, factor), _times(columns, factor)] = decoded
     return pixels
 
 
@@ -86,9 +83,14 @@ def _around(cells: slice, more: int, length: int) -> slice:
     return slice(max(0, cells.start - more), min(length, cells.stop + more))
 
 
-def _times(cells: slice, factor: int, start: int = 0) -> slice:
-    """Cells as pixels, counted from the cell `start`."""
-    return slice((cells.start - start) * factor, (cells.stop - start) * factor)
+def _from(cells: slice, first: slice) -> slice:
+    """Cells counted from where others begin."""
+    return slice(cells.start - first.start, cells.stop - first.start)
+
+
+def _times(cells: slice, factor: int) -> slice:
+    """Cells as pixels."""
+    return slice(cells.start * factor, cells.stop * factor)
 
 
 def decode_unclamped(vae: nn.Module, latents: Tensor) -> Tensor:
