@@ -1,7 +1,8 @@
 """The networks.
 
-diffusers, whose base classes they have, imports PyTorch's compiler for one decorator of models of its own, and does without where
-there is none. Nothing here is compiled and the import takes one and a half seconds, so it is left out; later imports find it.
+diffusers, whose base classes they have, imports PyTorch's compiler for one decorator of models of its own, and does without
+where there is none. Nothing here is compiled and the import takes one and a half seconds, so it is left out; who imports it
+later finds it.
 """
 
 import sys
