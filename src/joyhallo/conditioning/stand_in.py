@@ -8,12 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from joyhallo.conditioning.anatomy import SILHOUETTE, head_yaw_deg
 from joyhallo.conditioning.face import Face
 from joyhallo.errors import UserError
+from joyhallo.models.latents import to_pixels
 
 LEAST_RED, MOST_YELLOW = 5.0, 2.2  # the mean a* of skin and its mean b* for each a* (CIE L*a*b*), see `has_skin_colour`
 MOST_TURNED_DEG = 12.0
@@ -75,4 +75,4 @@ class StandIn:
         from_here = np.c_[points, np.ones(len(points))]
         to_frame = np.linalg.lstsq(from_here, landmarks[: len(points), :2].astype(np.float64), rcond=None)[0].T
         shown = cv2.warpAffine(self.picture, to_frame, size[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        return torch.from_numpy(shown).permute(2, 0, 1).float() / 127.5 - 1
+        return to_pixels(shown[None])[0]

@@ -104,6 +104,11 @@ def to_frames(pixels: Tensor) -> np.ndarray:
     return (pixels.cpu() * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
+def to_pixels(frames: np.ndarray) -> Tensor:
+    """Frames [N,H,W,3] uint8 → pixels [N,3,H,W] float32 in [-1,1]."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def downscale_factor(vae: nn.Module) -> int:
     """Pixels per latent cell."""
     if isinstance(vae, PatchAutoencoder):

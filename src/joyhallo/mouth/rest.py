@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from joyhallo.conditioning.lip_reading import inner_gap, read_lips
 from joyhallo.conditioning.similarity import upright
+from joyhallo.models.latents import to_pixels
 from joyhallo.models.lip_reader import LipReader
 
 _SHARPER = 0.35  # in time: small networks smear what is quick, and b, p, m between two vowels would not close
@@ -59,5 +59,4 @@ class LipFollower:
         return moves
 
     def _read(self, frames: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return read_lips(pixels, self._landmarks, self._reader, _NUM_VIEWS)
+        return read_lips(to_pixels(frames), self._landmarks, self._reader, _NUM_VIEWS)

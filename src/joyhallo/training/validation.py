@@ -23,7 +23,7 @@ from joyhallo.data.frames import waveform_of
 from joyhallo.data.samples import Annotations, Facts
 from joyhallo.errors import UserError
 from joyhallo.models.conditions import RegionMasks
-from joyhallo.models.latents import downscale_factor, encode_pixels
+from joyhallo.models.latents import downscale_factor, encode_pixels, to_pixels
 from joyhallo.pipeline import JoyHalloPipeline
 from joyhallo.sampling.options import Options
 from joyhallo.video import Video
@@ -174,7 +174,7 @@ def portrait_of(picture: np.ndarray, annotations: Annotations, pipe: JoyHalloPip
     depths = len(pipe.denoising_network.config["widths"])
     masks = mask_depths(annotations.masks, (side // factor, side // factor), depths)
     return Portrait(
-        pixels=torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1,
+        pixels=to_pixels(picture[None])[0],
         face_embedding=torch.from_numpy(annotations.face_embedding.astype(np.float32)),
         face_region=face_region(annotations.face_box, side),
         masks=RegionMasks(*(tuple(mask[None] for mask in region) for region in masks)),
@@ -209,8 +209,7 @@ def measure(pipe: JoyHalloPipeline, portrait: Portrait, made: np.ndarray, true: 
 
 
 def _latents(pipe: JoyHalloPipeline, frames: np.ndarray) -> Tensor:
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-    encoded = torch.cat([encode_pixels(pipe.vae, part) for part in pixels.split(4)])
+    encoded = torch.cat([encode_pixels(pipe.vae, part) for part in to_pixels(frames).split(4)])
     return encoded.float() * pipe.sampling.latent_scale
 
 
