@@ -170,7 +170,7 @@ class Animator:
         """None where frames are shown as drawn: for weights without changes or a lip reader, and landmarks that are NaN."""
         reader = self.lip_reader if np.isfinite(portrait.landmarks).all() else None
         still = None if reader is None else self.still(portrait)
-        return None if reader is None or still is None else Rest(still, reader, freedom(speech.power()))
+        return None if reader is None or still is None else Rest(still, reader, freedom(speech.power(), self.sampling.fps))
 
     def idle_motion(self, speech: SpeechFeatures, seed: int = DEFAULTS.seed) -> IdleMotion | None:
         """How head and eyes move by themselves while somebody speaks, for weights that hold them still; None for others."""

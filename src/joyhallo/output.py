@@ -112,8 +112,8 @@ class _SpeakingPicture:
 
     def __init__(self, portrait: Portrait, picture: np.ndarray, rest: Rest) -> None:
         height, width = rest.still.shape[:2]
+        self._picture, self._rest = picture, rest
         self.moved, self.follower = MovedPicture(picture, rest.still), LipFollower(rest, portrait.landmarks)
-        self._rest = rest
         per_pixel = np.array([picture.shape[1] / width, picture.shape[0] / height, picture.shape[1] / width])
         self.mouth = SpeakingMouth(picture, portrait.landmarks * per_pixel, (height, width), portrait.teeth)
 
@@ -121,12 +121,14 @@ class _SpeakingPicture:
         """The picture [H, W, 3] uint8 as it is in frame `number` [h, w, 3] uint8, whose lips have made `moves` [P, 2]; its very
         pixels where nothing moves."""
         free = self._rest.free(number)
-        lips = self.mouth.lips(free * moves)
-        if lips is None:
-            return self.moved.carried(free * self.moved.way(frame))
-        way = free * self.moved.way(frame, self.mouth.covered(lips, self.moved.size))
+        if not free:
+            return self._picture.copy()
+        seen, lips = self.mouth.lips(moves), self.mouth.lips(free * moves)
+        covered = None if seen is None else self.mouth.covered(seen, self.moved.size)
+        way = free * self.moved.way(frame, covered)
         picture = self.moved.carried(way)
-        self.mouth.draw(picture, way, lips)
+        if lips is not None:
+            self.mouth.draw(picture, way, lips)
         return picture
 
 
@@ -209,8 +211,8 @@ def portrait_notes(portrait: Portrait, paste_back: bool, longest_side: int | Non
         notes += size_notes(portrait.picture.shape[1], portrait.picture.shape[0], longest_side)
     if portrait.is_softened:
         notes.append("the face was read in a softened copy of the picture; the video shows the picture as it is")
-    if portrait.stand_in_since:
-        since = f"the picture {portrait.stand_in_since}"
+    if portrait.why_stand_in:
+        since = f"the picture {portrait.why_stand_in}"
         notes.append(f"{since}: a stand-in speaks, and the picture's own lips and skin move as its do")
     if portrait.has_closed_lips:
         notes.append("the lips were parted in the portrait: they were closed, and are opened by the speech alone")

@@ -17,11 +17,11 @@ _AT_ONCE = 16  # frames whose lips are read together
 class Video:
     """Frames with what is needed to write them into a file."""
 
-    frames: np.ndarray  # [N,H,W,3] uint8, the animated crop; of a drawing of strokes its stand-in's
+    frames: np.ndarray  # [N,H,W,3] uint8, the animated crop; of a portrait with a stand-in that one's
     fps: int
     portrait: Portrait
     speech: str | Path | np.ndarray | None  # the recording as it was given; None when only its features were
-    rest: Rest | None = None  # how the weights show the unmoved portrait, where they predict changes
+    rest: Rest | None = None  # the unmoved portrait, and when lips rest, where weights predict changes
     idle: IdleMotion | None = None  # of head and eyes, where the weights hold them still
 
     def write(self, path: str | Path, *, paste_back: bool = True, **output: Any) -> Path:  # noqa: ANN401 (the fields of Output)

@@ -181,7 +181,7 @@ def test_somebody_stands_in_for_a_drawing_of_strokes(beside_px, gap_px):
     reader = Seeing(seen) if gap_px == 0 else Measured(seen, 1.0)
     portrait = prepare_portrait(picture, finder, finder, framing, lip_reader=reader)
     assert portrait.is_softened
-    assert portrait.stand_in_since == "is drawn in strokes"
+    assert portrait.why_stand_in == "is drawn in strokes"
     assert portrait.has_closed_lips == (gap_px > 0)
     expected = close_lips(picture, seen) if gap_px else (picture, seen)
     assert np.array_equal(portrait.picture, expected[0])
@@ -191,7 +191,7 @@ def test_somebody_stands_in_for_a_drawing_of_strokes(beside_px, gap_px):
     assert torch.equal(portrait.face_embedding, finder.embed(someone.picture, someone.face))
     photographed = prepare_portrait(plain, finder, finder, framing, lip_reader=reader)
     assert not (photographed.is_softened)
-    assert photographed.stand_in_since is None
+    assert photographed.why_stand_in is None
 
 
 def test_weights_that_draw_everything_draw_drawings_too():
@@ -200,7 +200,7 @@ def test_weights_that_draw_everything_draw_drawings_too():
     picture[..., 2] = np.arange(256) % 2 * 255
     portrait = prepare_portrait(picture, Fixed(seen), Fixed(seen), Framing((256, 256), 16, face_share=None))
     assert not (portrait.is_softened)
-    assert portrait.stand_in_since is None
+    assert portrait.why_stand_in is None
     assert torch.equal(portrait.pixels, torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1)
 
 
@@ -215,7 +215,7 @@ def test_lips_of_a_drawing_are_compared_too(beside_px, is_refused):
         with pytest.raises(PortraitError, match="up to 8% will do"):
             prepare_portrait(picture, beside, beside, framing, lip_reader=Seeing(seen))
     else:
-        assert prepare_portrait(picture, beside, beside, framing, lip_reader=Seeing(seen)).stand_in_since
+        assert prepare_portrait(picture, beside, beside, framing, lip_reader=Seeing(seen)).why_stand_in == "is drawn in strokes"
 
 
 class Seeing(torch.nn.Module):

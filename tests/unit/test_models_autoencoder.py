@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.latents import cells_of, decode_changes, decode_latents, encode_pixels, to_frames
+from joyhallo.weights.hub import bundled_folder
+from joyhallo.weights.pipeline_folder import load_component
 
 
 def small():
@@ -80,6 +82,20 @@ def test_cells_are_decoded_as_in_the_whole_whatever_is_left_out_around_them(cell
     sizes.clear()
     torch.testing.assert_close(model.decode_within(latents, cells), whole, rtol=1e-5, atol=1e-5)
     assert decoded < 0.6 * sum(sizes) if kept < 64 else decoded == sum(sizes)
+
+
+@torch.no_grad()
+def test_the_embedded_weights_decode_a_mouth_as_in_the_whole():
+    """Within a few grey levels at its border, where the whole has more to go on, and hardly any within."""
+    vae = load_component(bundled_folder("mini") / "vae", "PatchAutoencoder", torch.float32)
+    cells = (slice(9, 15), slice(4, 12))
+    latents = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole = vae.decode(latents)[..., 9 * 16 : 15 * 16, 4 * 16 : 12 * 16]
+    levels = (vae.decode_within(latents, cells) - whole).abs() * 127.5
+    assert levels[..., 16:-16, 16:-16].mean() < 0.06
+    assert levels.mean() < 0.4
+    assert levels.max() < 9
+    assert whole.std() * 127.5 > 30
 
 
 ANYWHERE = (slice(0, 9), slice(0, 10))

@@ -88,6 +88,19 @@ def test_in_silence_the_picture_is_its_own_whatever_the_frame_shows(portrait, re
     assert 0 < np.abs(settling - held).sum() < np.abs(free - held).sum()
 
 
+def test_lips_that_settle_hide_what_the_frame_shows_between_them(portrait, rest, monkeypatch):
+    """A frame of a wide mouth must not be read as skin that has moved, however little of it is shown."""
+    frame, hidden = rest.still.copy(), []
+    frame[20:28, 8:24] = 5
+    finish = Finish(portrait, Output(), replace(rest, freedom=np.array([1, 0.1, 0.001])))
+    assert finish.speaking is not None
+    way = finish.speaking.moved.way
+    monkeypatch.setattr(finish.speaking.moved, "way", lambda *given: (hidden.append(given[1]), way(*given))[1])
+    list(finish.apply(np.stack([frame] * 3), 0))
+    assert hidden[0].any()
+    assert all(np.array_equal(one, hidden[0]) for one in hidden)
+
+
 def test_weights_that_draw_everything_are_pasted_as_they_are(portrait):
     frame = still_of(portrait)
     after = finished(Finish(portrait, Output(), None), frame)

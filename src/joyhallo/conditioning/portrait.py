@@ -66,7 +66,7 @@ class Portrait:
     landmarks: np.ndarray  # [K, 3] float32 in pixels of the frame (height H, width W)
     has_closed_lips: bool = False  # they were parted in the picture that was given
     teeth: Teeth | None = None  # those that were seen between them
-    stand_in_since: str | None = None  # why `pixels` and embedding are somebody else's; None: they are the person's own
+    why_stand_in: str | None = None  # why `pixels` and embedding are somebody else's; None: they are the person's own
     is_softened: bool = False  # the landmarks were read in a softened copy, where alone face or lips were made out
 
 
@@ -82,11 +82,10 @@ def prepare_portrait(
     """Finds the face in `image` [H, W, 3] uint8 RGB and prepares all that stays fixed over a video.
 
     `face_index` chooses among several faces, counted from 0, the largest first. `lip_reader`: of weights that want portraits
-    with their lips together; where it reads that they are parted, they are closed in the picture, and where they speak badly of
-    such a picture somebody stands in. Landmarks of a drawing of strokes, and a face that is not found, are sought in a softened
-    copy. Raises
-    PortraitError when there is no usable face or the choice is open. With `face_share=None` and a square frame the result is
-    the published preprocessing.
+    with their lips together; where it reads that they are parted, they are closed in the picture. Where such weights would
+    speak badly somebody stands in (`stand_in`), and landmarks of a drawing of strokes, and a face that is not found, are sought
+    in a softened copy. Raises PortraitError when there is no usable face or the choice is open. With `face_share=None` and a
+    square frame the result is the published preprocessing.
     """
     _check_size(framing)
     faces, is_softened = find_faces(face_mesh, image)
@@ -109,7 +108,7 @@ def prepare_portrait(
     someone = StandIn.load()
     embedding = identity.embed(someone.picture, someone.face)
     pixels = someone.laid_on(portrait.landmarks, framing.size)
-    return replace(portrait, pixels=pixels, face_embedding=embedding, stand_in_since=reason)
+    return replace(portrait, pixels=pixels, face_embedding=embedding, why_stand_in=reason)
 
 
 def _check_size(framing: Framing) -> None:

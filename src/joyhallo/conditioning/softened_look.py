@@ -15,7 +15,7 @@ from joyhallo.media.image import resize
 _OF_PICTURE, _OF_FACE = 1 / 200, 1 / 130  # what is blurred, of a picture's shorter side and of a face's longer one
 _MOST_PX = 1000  # of the shorter side of what is softened: anything larger is reduced first
 _ALIKE = 0.5  # of the area: a face that is smaller, or larger by as much, is another one
-_FACE_PX = 166  # of the longer side of a face whose strokes are measured
+_FACE_PX = 166  # of the longer side of a face whose look is measured
 
 
 def find_faces(finder: FaceMesh, picture: np.ndarray) -> tuple[list[Face], bool]:
@@ -44,16 +44,23 @@ def strokes(picture: np.ndarray, landmarks: np.ndarray) -> float:
 
     Of 206 photographs one has more than 7, of 40 hatched drawings one less.
     """
+    face, inside = reduced_face(picture, landmarks)
+    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return float(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), _OF_FACE * _FACE_PX))[inside].mean())
+
+
+def reduced_face(picture: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A face in 166 px, [h, w, 3] uint8, and where it is in them, [h, w] bool; `landmarks` [K, 2 or 3]."""
     outline = landmarks[list(SILHOUETTE), :2].astype(np.float64)
-    low = np.clip(outline.min(0), 0, None).astype(int)
+    last = np.array([picture.shape[1], picture.shape[0]]) - 1
+    low = np.clip(outline.min(0), 0, last).astype(int)
     high = np.maximum(np.ceil(outline.max(0)).astype(int), low + 1)
     part = np.ascontiguousarray(picture[low[1] : high[1], low[0] : high[0]])
     scale = _FACE_PX / max(part.shape[:2])
     face = resize(part, (max(1, round(part.shape[0] * scale)), max(1, round(part.shape[1] * scale))))
-    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    inside = np.zeros(grey.shape, np.uint8)
+    inside = np.zeros(face.shape[:2], np.uint8)
     cv2.fillPoly(inside, [np.round((outline - low) * scale).astype(np.int32)], 1)
-    return float(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), _OF_FACE * _FACE_PX))[inside > 0].mean())
+    return face, inside > 0
 
 
 def softened_pixels(pixels: Tensor, landmarks: np.ndarray) -> Tensor:

@@ -62,6 +62,7 @@ class SpeechFeatures:
         self._chunk_frames = self.num_padded_frames if whole else max(1, round(encoder.chunk_s * fps))
         self._context_frames = 0 if whole else math.ceil(encoder.context_s * fps)
         self._chunks: OrderedDict[int, Tensor] = OrderedDict()
+        self._power: np.ndarray | None = None
 
     @property
     def level_dbfs(self) -> float:
@@ -76,8 +77,11 @@ class SpeechFeatures:
 
     def power(self) -> np.ndarray:
         """Mean square of the normalised recording in every frame, [num_frames]; the last one may end within its frame."""
-        starts = range(0, self.num_frames * self._samples_per_frame, self._samples_per_frame)
-        return np.array([np.square(self._recording.read(at, at + self._samples_per_frame)).mean() for at in starts])
+        if self._power is None:
+            starts = range(0, self.num_frames * self._samples_per_frame, self._samples_per_frame)
+            frames = (self._recording.read(at, at + self._samples_per_frame) for at in starts)
+            self._power = np.array([np.square(samples).mean() for samples in frames])
+        return self._power
 
     def window(self, start: int, num_frames: int) -> Tensor:
         """Features of frames `start` to `start + num_frames` and their neighbours: [F, 5, blocks, C] float32.

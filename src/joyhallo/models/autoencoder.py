@@ -13,7 +13,7 @@ from torch.nn import functional
 from joyhallo.errors import UserError
 
 Cells = tuple[slice, slice]  # rows and columns of latents
-_BORDER_PX = 2  # of every resolution, around what is wanted of latents: convolutions there look no farther
+_BORDER_PX = 3  # of every resolution, around what is wanted of latents: convolutions look farther, at little
 
 
 class ResidualBlock(nn.Module):
@@ -122,7 +122,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     def decode_within(self, latents: Tensor, cells: Cells) -> Tensor:
         """The pixels of some cells of latents [B, C, H, W], as `decode` gives them: what is around is left out on the way.
 
-        Of the other cells two pixels are kept at every resolution, so those of the border differ a little.
+        Of the other cells three pixels are kept at every resolution, so those of the border differ a little.
         """
         rows, columns = cells
         around = [rows.start, latents.shape[2] - rows.stop, columns.start, latents.shape[3] - columns.stop]

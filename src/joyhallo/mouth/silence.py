@@ -1,29 +1,37 @@
-"""When nobody speaks: lips that nothing is heard of rest, whatever networks make of the silence. 25 frames a second."""
+"""When nobody speaks: lips that nothing is heard of rest, whatever networks make of the silence."""
 
 import numpy as np
 
 from joyhallo.easing import smooth_step
 
-_UNDER_LOUD_DB = 22.0  # silence is this far under the loudest frame around,
-_AROUND = 62  # frames before and after,
-_SOFTEST_DB = 12.0  # or this far under the recording's loud parts where all around is softer still
-_LOUD = 95  # percentile of the frames' levels
-_ON_THEIR_WAY = 3  # frames from speech to silence or back, in which lips move as they are read
-_SETTLES = 3  # frames that they take from there to rest
+_UNDER_LOUD_DB = 22.0  # silence is this far under the loudest that is heard
+_AROUND_S = 2.5  # before and after,
+_FROM_USUAL_DB = 6.0  # which counts as no farther than this from what is usually loud in the recording
+_LOUD_DB, _USUAL = 30.0, 95  # frames no farther than this under the loudest one are loud; this percentile of them is usual
+_KNOCK = 5  # frames whose median is taken: what is louder for two of them is no voice
+_ON_THEIR_WAY_S = 0.12  # from speech to silence or back, in which lips move as they are read
+_SETTLES_S = 0.12  # that they take from there to rest
 
 
-def freedom(power: np.ndarray) -> np.ndarray:
-    """How far lips may leave rest, [F] in 0 to 1, from the mean square of the sound in every frame [F].
+def freedom(power: np.ndarray, fps: float) -> np.ndarray:
+    """How far lips may leave rest, [F] in 0 to 1, from the mean square of the sound in every frame [F] of so many a second.
 
-    Silence is 22 dB and more under what is loud within two and a half seconds, so that somebody who goes on in a low voice is
-    still heard. Lips are free up to 0.12 s from anything else, and at rest from 0.24 s on.
+    Silence is 22 dB and more under what is loud within two and a half seconds, or under 6 dB less than the recording's loud
+    parts where all around is softer: a low voice after a pause is heard down to 28 dB under them. Lips are free up to 0.12 s
+    from anything that is heard, and at rest from 0.24 s on.
     """
     level_db = 10 * np.log10(power + 1e-10)
-    padded = np.pad(level_db, _AROUND, constant_values=-np.inf)
-    loud = np.lib.stride_tricks.sliding_window_view(padded, 2 * _AROUND + 1).max(1)
-    loud = np.maximum(loud, np.percentile(level_db, _LOUD) - _SOFTEST_DB)
-    frames, sounds = np.arange(len(power)), np.flatnonzero(level_db > loud - _UNDER_LOUD_DB)
-    after = np.searchsorted(sounds, frames)
-    next_to = (sounds[np.maximum(after - 1, 0)], sounds[np.minimum(after, len(sounds) - 1)])
-    away = np.min([np.abs(frames - one) for one in next_to], 0)
-    return 1 - smooth_step(away, _ON_THEIR_WAY, _ON_THEIR_WAY + _SETTLES)
+    steady = np.median(_windows(level_db, _KNOCK // 2, "edge"), axis=1)
+    usual = np.percentile(steady[steady >= steady.max() - _LOUD_DB], _USUAL)
+    loud = _windows(steady, round(_AROUND_S * fps), "edge").max(1).clip(usual - _FROM_USUAL_DB, usual + _FROM_USUAL_DB)
+    heard = np.flatnonzero(level_db > loud - _UNDER_LOUD_DB)
+    frames = np.arange(len(power))
+    after = np.searchsorted(heard, frames)
+    next_to = (heard[np.maximum(after - 1, 0)], heard[np.minimum(after, len(heard) - 1)])
+    away_s = np.min([np.abs(frames - one) for one in next_to], 0) / fps
+    return 1 - smooth_step(away_s, _ON_THEIR_WAY_S, _ON_THEIR_WAY_S + _SETTLES_S)
+
+
+def _windows(values: np.ndarray, reach: int, mode: str) -> np.ndarray:
+    """The values [F] around each one, [F, 2 · reach + 1]."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(values, reach, mode), 2 * reach + 1)  # type: ignore[call-overload]
