@@ -1,4 +1,4 @@
-"""Somebody who stands in for the pictures that weights speak badly of, who know frontal photographs in colour.
+"""Somebody who stands in for the pictures that weights speak badly of: they know frontal photographs.
 
 They are shown the stand-in, laid where the picture has its face; what its lips and skin do is then done by the picture's own.
 The stand-in is nobody: the composite of `examples/portrait.png`, 256 px, with its face mesh.
