@@ -21,9 +21,9 @@ def freedom(power: np.ndarray, fps: float) -> np.ndarray:
     from anything that is heard, and at rest from 0.24 s on.
     """
     level_db = 10 * np.log10(power + 1e-10)
-    steady = np.median(_windows(level_db, _KNOCK // 2, "edge"), axis=1)
+    steady = np.median(_windows(level_db, _KNOCK // 2), axis=1)
     usual = np.percentile(steady[steady >= steady.max() - _LOUD_DB], _USUAL)
-    loud = _windows(steady, round(_AROUND_S * fps), "edge").max(1).clip(usual - _FROM_USUAL_DB, usual + _FROM_USUAL_DB)
+    loud = _windows(steady, round(_AROUND_S * fps)).max(1).clip(usual - _FROM_USUAL_DB, usual + _FROM_USUAL_DB)
     heard = np.flatnonzero(level_db > loud - _UNDER_LOUD_DB)
     frames = np.arange(len(power))
     after = np.searchsorted(heard, frames)
@@ -32,6 +32,6 @@ def freedom(power: np.ndarray, fps: float) -> np.ndarray:
     return 1 - smooth_step(away_s, _ON_THEIR_WAY_S, _ON_THEIR_WAY_S + _SETTLES_S)
 
 
-def _windows(values: np.ndarray, reach: int, mode: str) -> np.ndarray:
-    """The values [F] around each one, [F, 2 · reach + 1]."""
-    return np.lib.stride_tricks.sliding_window_view(np.pad(values, reach, mode), 2 * reach + 1)  # type: ignore[call-overload]
+def _windows(values: np.ndarray, reach: int) -> np.ndarray:
+    """The values [F] around each one, [F, 2 · reach + 1]; beyond the ends those go on."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(values, reach, "edge"), 2 * reach + 1)
