@@ -19,7 +19,7 @@ from joyhallo.conditioning.identity import IdentityEncoder, MiniIdentity
 from joyhallo.conditioning.portrait import Framing, Portrait, prepare_portrait
 from joyhallo.conditioning.speech import MelSpeech, SpeechFeatures, Wav2Vec2Speech, prepare_speech
 from joyhallo.errors import UserError
-from joyhallo.idle.curves import loudness_of_power
+from joyhallo.idle.curves import loudness_of_levels
 from joyhallo.idle.motion import IdleMotion, draw_idle_motion
 from joyhallo.media.image import read_image
 from joyhallo.models.autoencoder import PatchAutoencoder
@@ -170,11 +170,11 @@ class Animator:
         """None where frames are shown as drawn: for weights without changes or a lip reader, and landmarks that are NaN."""
         reader = self.lip_reader if np.isfinite(portrait.landmarks).all() else None
         still = None if reader is None else self.still(portrait)
-        return None if reader is None or still is None else Rest(still, reader, freedom(speech.power(), self.sampling.fps))
+        return None if reader is None or still is None else Rest(still, reader, freedom(speech.levels_db(), self.sampling.fps))
 
     def idle_motion(self, speech: SpeechFeatures, seed: int = DEFAULTS.seed) -> IdleMotion | None:
         """How head and eyes move by themselves while somebody speaks, for weights that hold them still; None for others."""
-        return draw_idle_motion(loudness_of_power(speech.power()), seed) if self.sampling.idle_motion else None
+        return draw_idle_motion(loudness_of_levels(speech.levels_db()), seed) if self.sampling.idle_motion else None
 
     def num_clips(self, speech: SpeechFeatures) -> int:
         return -(-speech.num_frames // self.sampling.clip_length)

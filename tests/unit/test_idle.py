@@ -9,7 +9,7 @@ import pytest
 from joyhallo.conditioning.anatomy import LEFT_EYE, NOSE_TIP, RIGHT_EYE, SILHOUETTE, head_roll_deg, silhouette_box
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.errors import UserError
-from joyhallo.idle.curves import loudness_of_power
+from joyhallo.idle.curves import loudness_of_levels
 from joyhallo.idle.eyelids import Eyelids
 from joyhallo.idle.liveliness import Liveliness
 from joyhallo.idle.motion import HeadPose, IdleMotion, draw_idle_motion
@@ -143,7 +143,7 @@ class TestMotion:
         assert np.corrcoef(nods[50:], self.LOUDNESS[50:])[0, 1] > 0.7
 
     def test_loudness(self):
-        assert np.allclose(loudness_of_power(np.array([0, 1, 1e-2, 1e-4])), [0, 1, 0.5, 0], atol=1e-6)
+        assert np.allclose(loudness_of_levels(np.array([-100, 0, -20, -40])), [0, 1, 0.5, 0], atol=1e-6)
 
     def test_a_share_of_it_and_frames_after_the_end(self):
         motion = IdleMotion(np.array([0, 0.5]), np.array([[0] * 5, [0.1, 0.2, 0.3, 0.4, 0.5]]))

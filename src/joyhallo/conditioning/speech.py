@@ -62,7 +62,7 @@ class SpeechFeatures:
         self._chunk_frames = self.num_padded_frames if whole else max(1, round(encoder.chunk_s * fps))
         self._context_frames = 0 if whole else math.ceil(encoder.context_s * fps)
         self._chunks: OrderedDict[int, Tensor] = OrderedDict()
-        self._power: np.ndarray | None = None
+        self._levels_db: np.ndarray | None = None
 
     @property
     def level_dbfs(self) -> float:
@@ -75,13 +75,13 @@ class SpeechFeatures:
         """Whether the recording is too quiet to hold speech: nothing useful would move the lips."""
         return self.level_dbfs < SILENCE_DBFS
 
-    def power(self) -> np.ndarray:
-        """Mean square of the normalised recording in every frame, [num_frames]; the last one may end within its frame."""
-        if self._power is None:
+    def levels_db(self) -> np.ndarray:
+        """How loud the normalised recording is in every frame, [num_frames]; the last one may end within its frame."""
+        if self._levels_db is None:
             starts = range(0, self.num_frames * self._samples_per_frame, self._samples_per_frame)
             frames = (self._recording.read(at, at + self._samples_per_frame) for at in starts)
-            self._power = np.array([np.square(samples).mean() for samples in frames])
-        return self._power
+            self._levels_db = levels_db(np.array([np.square(samples).mean() for samples in frames]))
+        return self._levels_db
 
     def window(self, start: int, num_frames: int) -> Tensor:
         """Features of frames `start` to `start + num_frames` and their neighbours: [F, 5, blocks, C] float32.
@@ -115,6 +115,11 @@ class SpeechFeatures:
         while len(self._chunks) > NUM_CACHED_CHUNKS:
             self._chunks.popitem(last=False)
         return features
+
+
+def levels_db(power: np.ndarray) -> np.ndarray:
+    """Decibels of a mean square; nothing at all is -100."""
+    return 10 * np.log10(power + 1e-10)
 
 
 def prepare_speech(

@@ -38,7 +38,6 @@ def smooth(values: np.ndarray, width: float) -> np.ndarray:
     return np.convolve(np.pad(values, 9, "edge"), kernel / kernel.sum(), "valid")
 
 
-def loudness_of_power(power: np.ndarray) -> np.ndarray:
-    """Loudness [F] in [0, 1] from the mean square of each frame [F]: decibels under the loudest one, 40 dB and less are 0."""
-    level_db = 10 * np.log10(power + 1e-10)
-    return np.clip(1 + (level_db - level_db.max()) / _RANGE_DB, 0, 1)
+def loudness_of_levels(levels_db: np.ndarray) -> np.ndarray:
+    """Loudness [F] in [0, 1]: decibels under the loudest frame, 40 dB and less are 0."""
+    return np.clip(1 + (levels_db - levels_db.max()) / _RANGE_DB, 0, 1)

@@ -13,19 +13,18 @@ _ON_THEIR_WAY_S = 0.12  # from speech to silence or back, in which lips move as 
 _SETTLES_S = 0.12  # that they take from there to rest
 
 
-def freedom(power: np.ndarray, fps: float) -> np.ndarray:
-    """How far lips may leave rest, [F] in 0 to 1, from the mean square of the sound in every frame [F] of so many a second.
+def freedom(levels_db: np.ndarray, fps: float) -> np.ndarray:
+    """How far lips may leave rest, [F] in 0 to 1, from how loud it is in every frame [F] of so many a second.
 
     Silence is 22 dB and more under what is loud within two and a half seconds, or under 6 dB less than the recording's loud
     parts where all around is softer: a low voice after a pause is heard down to 28 dB under them. Lips are free up to 0.12 s
     from anything that is heard, and at rest from 0.24 s on.
     """
-    level_db = 10 * np.log10(power + 1e-10)
-    steady = np.median(_windows(level_db, _KNOCK // 2), axis=1)
+    steady = np.median(_windows(levels_db, _KNOCK // 2), axis=1)
     usual = np.percentile(steady[steady >= steady.max() - _LOUD_DB], _USUAL)
     loud = _windows(steady, round(_AROUND_S * fps)).max(1).clip(usual - _FROM_USUAL_DB, usual + _FROM_USUAL_DB)
-    heard = np.flatnonzero(level_db > loud - _UNDER_LOUD_DB)
-    frames = np.arange(len(power))
+    heard = np.flatnonzero(levels_db > loud - _UNDER_LOUD_DB)
+    frames = np.arange(len(levels_db))
     after = np.searchsorted(heard, frames)
     next_to = (heard[np.maximum(after - 1, 0)], heard[np.minimum(after, len(heard) - 1)])
     away_s = np.min([np.abs(frames - one) for one in next_to], 0) / fps

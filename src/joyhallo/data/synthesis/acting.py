@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from joyhallo.conditioning.speech import levels_db
 from joyhallo.data.synthesis.gestures import Gesture, part_of_rotation
 from joyhallo.easing import smooth_step
-from joyhallo.idle.curves import draw_blinks, loudness_of_power, smooth, wander
+from joyhallo.idle.curves import draw_blinks, loudness_of_levels, smooth, wander
 
 _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 _FOREHEAD = (108, 69, 104, 68, 337, 299, 333, 298, 9, 151)  # it follows the brows by half
@@ -132,7 +133,7 @@ def rest_in_silence(gesture: Gesture, loudness: np.ndarray) -> Gesture:
 def loudness_of(speech: np.ndarray, num_frames: int) -> np.ndarray:
     """Loudness [F] in [0, 1] of speech [F·640]: decibels under the loudest frame, 40 dB and less are 0."""
     frames = speech[: num_frames * 640].reshape(num_frames, 640).astype(np.float64)
-    return loudness_of_power(np.square(frames).mean(1))
+    return loudness_of_levels(levels_db(np.square(frames).mean(1)))
 
 
 def faster(gesture: Gesture, factor: float, start: float, num_frames: int) -> Gesture:
