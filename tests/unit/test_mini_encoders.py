@@ -22,6 +22,7 @@ from made_data import made_annotations, made_facts, made_portrait
 
 NUM_FRAMES, SIZE_PX = 32, 64
 SYLLABLES = Path(__file__).parents[3] / "shared/data/speech_cmn/syllables"
+WORDS = SYLLABLES.with_name("words")
 LOWER_LIP = [95, 88, 178, 87, 14, 317, 402, 318, 324]
 UPPER_LIP = [191, 80, 81, 82, 13, 312, 311, 310, 415]
 BASE = np.random.default_rng(7).uniform(-4, 4, (478, 3))
@@ -132,7 +133,7 @@ def test_cut_outs_lie_around_mouths_as_often_as_told(look, side, least):
 
 def test_lip_clips_of_longer_films_have_several_parts(sources):
     clips = read_lip_clips(replace(sources, num_frames=24), BASE)
-    assert len(clips.speech) == 12 * 2
+    assert len(clips.speech) == (12 + 2 * 11) * 2
     assert clips.num_held_out == 2
     expected = opening(5)[:24]
     assert np.corrcoef(clips.opening[0], expected)[0, 1] > 0.98
@@ -146,17 +147,45 @@ def test_films_are_tracked_once(sources):
     tracks = sorted(sources.tracks.glob("*.npz"))
     assert len(tracks) == 12
     save_tracked(refused_film("no face", "made so"), tracks[0])
-    assert len(read_lip_clips(sources, BASE).speech) == 11
+    assert len(read_lip_clips(sources, BASE).speech) == 11 + 2 * 10
     tracks[0].unlink()
 
 
 @pytest.mark.skipif(not SYLLABLES.is_dir(), reason="needs ../shared")
 def test_mandarin_sentences_are_added_on_both_sides(sources):
-    clips = read_lip_clips(replace(sources, syllables=SYLLABLES, num_sentences=19), BASE)
-    assert len(clips.speech) == 12 + 19
+    asked = replace(sources, syllables=SYLLABLES, words=WORDS, num_sentences=19)
+    clips = read_lip_clips(asked, BASE)
+    assert len(clips.speech) == 12 + 19 + 2 * (11 + 17)
     assert clips.num_held_out == 1 + 2
-    again = read_lip_clips(replace(sources, syllables=SYLLABLES, num_sentences=19), BASE)
+    again = read_lip_clips(asked, BASE)
     assert (clips.speech == again.speech).all()
+
+
+def test_what_is_trained_on_is_heard_in_other_voices_with_the_same_lips(sources):
+    clips = read_lip_clips(sources, BASE)
+    own, others = slice(1, 12), (slice(12, 23), slice(23, 34))
+    for other in others:
+        assert np.array_equal(clips.opening[own], clips.opening[other])
+        assert not np.allclose(clips.speech[own], clips.speech[other], atol=0.1)
+    assert not np.allclose(clips.speech[others[0]], clips.speech[others[1]], atol=0.1)
+    assert np.allclose(clips.speech.std(1), 1, atol=1e-3)
+
+
+def test_lips_heard_are_measured_by_opening_and_by_being_shut(sources):
+    clips = read_lip_clips(sources, BASE)
+    sound = speech.normalised(clips.speech[:1])
+    truth = np.stack([clips.opening[:1], clips.shut[:1]], -1)
+
+    class Told(torch.nn.Module):
+        def __init__(self, sign: float) -> None:
+            super().__init__()
+            self.sign = sign
+
+        def forward(self, _):
+            return self.sign * torch.from_numpy(truth).float()
+
+    assert speech.measure(torch.nn.Identity(), Told(1), clips, sound) == speech.Heard(pytest.approx(1, abs=1e-5), 1)
+    assert speech.measure(torch.nn.Identity(), Told(-1), clips, sound) == speech.Heard(pytest.approx(-1, abs=1e-5), 0)
 
 
 def test_lips_said_shut_with_certainty_cost_least():
@@ -178,13 +207,23 @@ def test_speech_encoder_hears_the_opening(sources):
     assert isinstance(network, MelSpeechNetwork)
     with torch.no_grad():
         features = network(speech.normalised(clips.speech))
-    # A linear probe on some clips, tried on others: the opening is there to be read.
+    # A linear probe on some clips, tried on others: the opening is there to be read. The clips in other voices come after.
     flat = features.flatten(2).numpy()
     train, test = np.arange(3, 12), np.arange(0, 3)
     with_one = [np.c_[flat[part].reshape(-1, flat.shape[-1]), np.ones(len(part) * 32)] for part in (train, test)]
     gram = with_one[0].T @ with_one[0] + 30 * np.eye(with_one[0].shape[1])
     weights = np.linalg.solve(gram, with_one[0].T @ clips.opening[train].ravel())
     assert np.corrcoef(with_one[1] @ weights, clips.opening[test].ravel())[0, 1] > 0.6
+
+
+def test_speech_encoder_goes_on_from_another(sources, tmp_path):
+    torch.set_num_threads(1)
+    known = MelSpeechNetwork(num_bands=20, channels=24, num_blocks=2, num_fine_blocks=1)
+    known.save_pretrained(tmp_path / "known")
+    network = speech.train_speech(read_lip_clips(sources, BASE), minutes=0.01, batch_size=2, init=tmp_path / "known")
+    assert network.config["channels"] == 24
+    assert torch.equal(network.band_mean, known.band_mean)
+    assert not torch.equal(network.input.weight, known.input.weight)
 
 
 def test_identity_network_tells_people_apart(dataset):

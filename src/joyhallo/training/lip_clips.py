@@ -1,11 +1,13 @@
 """What the speech encoder of `mini` is trained on: speech, and the shape of the lips that goes with it, without pictures.
 
+What is trained on is heard three times, twice in other voices: the films have one speaker, and so have the recordings.
+
 Axes: N clips, F frames at 25 a second, T = F·640 samples at 16 kHz, C components of the lips' shape.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ import numpy as np
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.data.synthesis import mandarin, motion
 from joyhallo.data.synthesis.acting import loudness_of, rest_in_silence
+from joyhallo.data.synthesis.espeak import espeak_sentence, is_installed
 from joyhallo.data.synthesis.gestures import Gesture, read_gesture
 from joyhallo.data.synthesis.speakers import Film, Tracked, list_films, load_tracked, save_tracked, track
+from joyhallo.data.synthesis.voice_change import draw_voice, in_voice
 from joyhallo.errors import UserError
 from joyhallo.models.speech_encoder import SAMPLES_PER_FRAME
 
@@ -22,6 +26,8 @@ logger = logging.getLogger(__name__)
 NUM_COMPONENTS = 8
 SHUT_CM = 0.05  # lips no farther apart than this are shut
 _MIDDLE = slice(3, 8)  # of the eleven pairs of the inner lips
+_HELD_OUT_OF = 18  # sentences
+_NUM_OTHER_VOICES = 2
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,10 @@ class LipSources:
     tracks: Path  # a folder where tracked videos are kept; those that are there are not tracked again
     face_models: Path
     syllables: Path | None = None  # recorded Mandarin syllables
+    words: Path | None = None  # and words
+    espeak_share: float = 0.25  # of the Mandarin sentences that espeak-ng speaks, where it is installed
     num_videos: int = 1000
-    num_sentences: int = 720  # of Mandarin
+    num_sentences: int = 1320  # of Mandarin, where there are recordings
     num_frames: int = 72
 
 
@@ -87,9 +95,9 @@ def read_lip_clips(sources: LipSources, template: np.ndarray) -> LipClips:
             f"of {len(films)} videos {len(spoken)} clips of {sources.num_frames} frames with a face in all of them were found, "
             f"{num_held_out} of them held out: training needs both kinds; give more videos, or fewer --frames"
         )
-    if sources.syllables is not None:
+    if sources.syllables is not None or sources.words is not None:
         spoken += list(_sentences(sources, donors))
-    return _assembled(spoken)
+    return _assembled([*spoken, *_in_other_voices(spoken)])
 
 
 def tracked_films(films: Sequence[Film], sources: LipSources) -> Iterator[tuple[Film, Tracked]]:
@@ -114,17 +122,31 @@ def _parts(gesture: Gesture, speech: np.ndarray, num_frames: int, is_held_out: b
 
 
 def _sentences(sources: LipSources, donors: list[tuple[Gesture, np.ndarray]]) -> Iterator[_Spoken]:
-    """Mandarin: one in eighteen of held-out syllables."""
-    assert sources.syllables is not None
-    syllables = mandarin.read_syllables(sources.syllables)
+    """Mandarin: one in eighteen of held-out recordings."""
+    recordings = mandarin.read_recordings(sources.syllables, sources.words)
     gestures = [gesture for gesture, _ in donors[: mandarin.NUM_DONORS]]
     lips = mandarin.fit_lips(donors)
     random = np.random.default_rng(5)
+    espeak_share = sources.espeak_share if is_installed() else 0.0
+    if espeak_share < sources.espeak_share:
+        logger.warning("espeak-ng is not installed, so recorded voices speak all sentences (apt-get install espeak-ng)")
     for number in range(sources.num_sentences):
-        is_held_out = number % 18 == 0
-        sentence = mandarin.speak(syllables[is_held_out], sources.num_frames, random)
+        is_held_out = number % _HELD_OUT_OF == 0
+        paths = recordings[is_held_out]
+        if random.random() < espeak_share:
+            sentence = espeak_sentence([path.stem for path in paths], sources.num_frames, random)
+        else:
+            sentence = mandarin.speak(paths, sources.num_frames, random)
         donor = gestures[int(random.integers(len(gestures)))]
         yield _spoken(mandarin.act(sentence, lips, donor), sentence.speech, is_held_out)
+
+
+def _in_other_voices(spoken: Sequence[_Spoken]) -> Iterator[_Spoken]:
+    """Those to train on again, each time in a voice of its own."""
+    random = np.random.default_rng(6)
+    for clip in _NUM_OTHER_VOICES * [clip for clip in spoken if not clip.is_held_out]:
+        changed = in_voice(clip.speech, draw_voice(random), len(clip.speech))
+        yield replace(clip, speech=changed / (changed.std() + 1e-6))
 
 
 def _spoken(gesture: Gesture, speech: np.ndarray, is_held_out: bool) -> _Spoken:
