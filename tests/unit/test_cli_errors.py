@@ -1,6 +1,7 @@
 """Bad input through the real command line: one line that says what to do, exit code 2, nothing written."""
 
 import errno
+import importlib
 import io
 import os
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 
 from joyhallo import cli
 from joyhallo.cli import main
+from joyhallo.errors import run_as_command
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +208,20 @@ def test_a_closed_pipe_is_no_traceback():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("mini")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("tool", ["speech", "lip_reader", "identity", "autoencoder", "audio_projector"])
+def test_trainings_of_encoders_answer_in_a_line_too(tool, monkeypatch, capsys, tmp_path):
+    module = importlib.import_module(f"joyhallo.training.{tool}")
+    nowhere = str(tmp_path / "nowhere")
+    given = {
+        "speech": ["--videos", nowhere, "--tracks", nowhere],
+        "audio_projector": ["--encoders", nowhere, "--data", nowhere],
+    }.get(tool, ["--data", nowhere])
+    monkeypatch.setattr("sys.argv", [f"{tool}.py", *given, "-o", nowhere])
+    with pytest.raises(SystemExit) as ended:
+        run_as_command(module.main)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(f"{tool}.py: ")
+    assert "\n" not in said

@@ -16,7 +16,7 @@ from torch import Tensor
 from joyhallo.conditioning.speech import MelSpeech, prepare_speech
 from joyhallo.data.dataset import open_datasets
 from joyhallo.data.frames import FPS, waveform_of
-from joyhallo.errors import UserError
+from joyhallo.errors import UserError, run_as_command
 from joyhallo.models.projectors import AudioProjector
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.pipeline import JoyHalloPipeline
@@ -93,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from joyhallo.data.pixels import prefer_channels_last, to_network
+from joyhallo.errors import run_as_command
 from joyhallo.models.autoencoder import PatchAutoencoder
 from joyhallo.models.patch_discriminator import PatchDiscriminator, hinge_loss
 from joyhallo.training.budget import Average, Budget
@@ -227,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

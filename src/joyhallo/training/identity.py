@@ -17,7 +17,7 @@ from torch.nn import functional
 from joyhallo.conditioning.identity import ALIGNED_SIZE, align_face
 from joyhallo.data.dataset import open_datasets
 from joyhallo.data.pixels import prefer_channels_last, to_network
-from joyhallo.errors import UserError
+from joyhallo.errors import UserError, run_as_command
 from joyhallo.models.identity_encoder import IdentityNetwork
 from joyhallo.training.budget import Average, Budget
 from joyhallo.training.muon import Optimizers
@@ -155,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

@@ -21,6 +21,7 @@ from joyhallo.data.batches import mask_depths
 from joyhallo.data.dataset import Dataset, open_datasets
 from joyhallo.data.latents import LatentCache
 from joyhallo.data.pixels import prefer_channels_last
+from joyhallo.errors import run_as_command
 from joyhallo.models.latents import decode_latents, downscale_factor
 from joyhallo.models.lip_reader import LipReader
 from joyhallo.training.budget import Average, Budget
@@ -120,4 +121,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

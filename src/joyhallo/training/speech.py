@@ -19,6 +19,7 @@ from torch.nn import functional
 from joyhallo.data.preparation.lip_sync_fit import auc
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
 from joyhallo.data.synthesis.voices import SoundChanger
+from joyhallo.errors import run_as_command
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.training.budget import Budget
 from joyhallo.training.lip_clips import NUM_COMPONENTS, SHUT_CM, LipClips, LipSources, read_lip_clips
@@ -170,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

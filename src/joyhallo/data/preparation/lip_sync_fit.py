@@ -19,6 +19,7 @@ from joyhallo.conditioning.face import FaceMesh
 from joyhallo.conditioning.lip_sync import LipSync, LipSyncScore
 from joyhallo.data.frames import SAMPLES_PER_FRAME
 from joyhallo.data.preparation.footage import watch
+from joyhallo.errors import run_as_command
 from joyhallo.media.audio import read_speech
 from joyhallo.weights.hub import face_models_path
 
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from joyhallo.errors import UserError
+
 _METADATA = "geometry_pipeline_metadata_landmarks.binarypb"
 
 
@@ -56,8 +58,18 @@ def _message_fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
         position += length
 
 
+def check_bundle(face_models: Path) -> None:
+    """Raises UserError for face models that are not MediaPipe's bundle."""
+    if face_models.suffix != ".task":
+        raise UserError(
+            "the face models of MediaPipe's bundle are needed: let JOYHALLO_WEIGHTS name a folder with "
+            "face_landmarker_v2_with_blendshapes.task"
+        )
+
+
 def read_canonical_mesh(bundle: Path) -> CanonicalMesh:
-    """The canonical mesh of the `.task` bundle's geometry metadata."""
+    """The canonical mesh of the `.task` bundle's geometry metadata. Raises UserError for other face models."""
+    check_bundle(bundle)
     with zipfile.ZipFile(bundle) as archive:
         data = archive.read(_METADATA)
     floats: list[float] = []

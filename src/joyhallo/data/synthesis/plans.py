@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from joyhallo.data.synthesis import mandarin
+from joyhallo.data.synthesis.canonical import check_bundle
 from joyhallo.data.synthesis.stills import Still
 from joyhallo.data.synthesis.studio import ClipPlan, Source
 from joyhallo.errors import UserError
@@ -87,8 +88,4 @@ def check(request: SynthesisRequest) -> None:
         raise UserError(f"too few recorded words in '{request.words}': give a folder of a hundred files like 苹果.opus")
     if not 0 <= request.espeak_share <= 1:
         raise UserError(f"--espeak {request.espeak_share:g}: give a share of the Mandarin clips from 0 to 1")
-    if request.face_models.suffix != ".task":
-        raise UserError(
-            "the face models of MediaPipe's bundle are needed: let JOYHALLO_WEIGHTS name a folder with "
-            "face_landmarker_v2_with_blendshapes.task"
-        )
+    check_bundle(request.face_models)
