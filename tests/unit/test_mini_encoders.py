@@ -224,6 +224,8 @@ def test_speech_encoder_goes_on_from_another(sources, tmp_path):
     assert network.config["channels"] == 24
     assert torch.equal(network.band_mean, known.band_mean)
     assert not torch.equal(network.input.weight, known.input.weight)
+    with pytest.raises(UserError, match="is missing"):
+        speech.train_speech(read_lip_clips(sources, BASE), minutes=0.01, init=tmp_path / "nowhere")
 
 
 def test_identity_network_tells_people_apart(dataset):

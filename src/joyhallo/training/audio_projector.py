@@ -24,7 +24,7 @@ from joyhallo.training.start import load_encoders
 
 logger = logging.getLogger(__name__)
 _PENALTY = 30.0  # of the squared size of the weights
-_TRIED_OF = 10  # every so manieth recording is not fitted to
+_TRIED_OF = 10  # one of so many recordings is not fitted to, and tells how well it went
 
 
 def fit_to_encoder(

@@ -25,6 +25,7 @@ from joyhallo.training.budget import Budget
 from joyhallo.training.lip_clips import NUM_COMPONENTS, SHUT_CM, LipClips, LipSources, read_lip_clips
 from joyhallo.training.muon import Optimizers
 from joyhallo.weights.hub import face_models_path
+from joyhallo.weights.pipeline_folder import load_component
 
 logger = logging.getLogger(__name__)
 _WINDOW = 2  # video frames on either side that the head, like the audio projector later, sees
@@ -94,7 +95,7 @@ def train_speech(clips: LipClips, minutes: float, batch_size: int = 16, init: Pa
     torch.manual_seed(0)
     first = clips.num_held_out
     changer, random = SoundChanger(clips.speech[first:]), np.random.default_rng(1)
-    encoder = _new_encoder(clips, changer) if init is None else MelSpeechNetwork.from_pretrained(init).float()
+    encoder = _new_encoder(clips, changer) if init is None else _known_encoder(init)
     head = LipHead(encoder.config["num_blocks"] * encoder.config["channels"])
     rate = _RATE_NEW if init is None else _RATE_KNOWN
     optimizers = Optimizers(nn.ModuleList([encoder, head]), rate, rate / 10)
@@ -125,6 +126,13 @@ def _new_encoder(clips: LipClips, changer: SoundChanger) -> MelSpeechNetwork:
     bands = encoder.log_mel(sample)
     encoder.band_mean.copy_(bands.mean((0, 2)))
     encoder.band_std.copy_(bands.std((0, 2)))
+    return encoder
+
+
+def _known_encoder(folder: Path) -> MelSpeechNetwork:
+    """Raises UserError when there is none in the folder."""
+    encoder = load_component(folder, "MelSpeechNetwork", torch.float32).requires_grad_(True).train()
+    assert isinstance(encoder, MelSpeechNetwork)
     return encoder
 
 
