@@ -15,7 +15,7 @@ import numpy as np
 from joyhallo.conditioning.face import FaceMesh
 from joyhallo.data.synthesis import mandarin, motion
 from joyhallo.data.synthesis.acting import loudness_of, rest_in_silence
-from joyhallo.data.synthesis.espeak import espeak_sentence, is_installed
+from joyhallo.data.synthesis.espeak import espeak_sentence, share_there
 from joyhallo.data.synthesis.gestures import Gesture, read_gesture
 from joyhallo.data.synthesis.speakers import Film, Tracked, list_films, load_tracked, save_tracked, track
 from joyhallo.data.synthesis.voice_change import draw_voice, in_voice
@@ -127,9 +127,7 @@ def _sentences(sources: LipSources, donors: list[tuple[Gesture, np.ndarray]]) ->
     gestures = [gesture for gesture, _ in donors[: mandarin.NUM_DONORS]]
     lips = mandarin.fit_lips(donors)
     random = np.random.default_rng(5)
-    espeak_share = sources.espeak_share if is_installed() else 0.0
-    if espeak_share < sources.espeak_share:
-        logger.warning("espeak-ng is not installed, so recorded voices speak all sentences (apt-get install espeak-ng)")
+    espeak_share = share_there(sources.espeak_share)
     for number in range(sources.num_sentences):
         is_held_out = number % _HELD_OUT_OF == 0
         paths = recordings[is_held_out]

@@ -4,6 +4,7 @@ Its voices are plainly machines; they are here for other pitches, tempos and mou
 """
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from joyhallo.data.synthesis.spelling import initial_of, spelled
 from joyhallo.errors import UserError
 from joyhallo.models.speech_encoder import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
+logger = logging.getLogger(__name__)
 _LANGUAGE = "cmn-latn-pinyin"
 _VARIANTS = ("", "+m1", "+m2", "+m3", "+m4", "+m5", "+m7", "+f1", "+f2", "+f3", "+f4")
 _RATES, _PITCHES = (130, 220), (30, 71)  # words a minute; from 0 to 100
@@ -39,6 +41,14 @@ class Manner:
 def is_installed() -> bool:
     """Whether there is an espeak-ng to speak."""
     return espeak_process.library() is not None
+
+
+def share_there(wanted: float) -> float:
+    """What espeak-ng can speak of the share that is asked of it: none where it is not installed, which the log says."""
+    if wanted == 0 or is_installed():
+        return wanted
+    logger.warning("espeak-ng is not installed, so recorded voices speak all Mandarin clips (apt-get install espeak-ng)")
+    return 0.0
 
 
 def say(phrases: Sequence[Sequence[str]], manner: Manner) -> tuple[np.ndarray, list[Timed]]:

@@ -5,7 +5,6 @@ the inside of the mouth is painted. Held-out people speak with held-out sound on
 that was stopped goes on where it was, and the same options make the same clips, in any number of processes.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,6 @@ from joyhallo.data.synthesis.stills import Still, list_stills, load_study, refus
 from joyhallo.data.synthesis.studio import Cast, ClipPlan, Studio
 from joyhallo.errors import UserError
 
-logger = logging.getLogger(__name__)
 WORK_NAME = ".work"
 
 
@@ -75,10 +73,7 @@ def synthesise(request: SynthesisRequest, show: Show) -> SynthesisResult:
 
 def with_voices_there(request: SynthesisRequest) -> SynthesisRequest:
     """The request, without espeak-ng where it is asked for and not installed, which the log says."""
-    if not request.is_mandarin or request.espeak_share == 0 or espeak.is_installed():
-        return request
-    logger.warning("espeak-ng is not installed, so recorded voices speak all Mandarin clips (apt-get install espeak-ng)")
-    return replace(request, espeak_share=0.0)
+    return replace(request, espeak_share=espeak.share_there(request.espeak_share)) if request.is_mandarin else request
 
 
 def _synthesise(request: SynthesisRequest, work: Path, show: Show) -> SynthesisResult:
