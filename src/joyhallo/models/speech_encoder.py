@@ -12,6 +12,7 @@ from joyhallo.errors import UserError
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_FRAME = 640  # 25 frames a second
+NUM_AROUND = 5  # frames in the windows of features that are looked at together
 _HOP = 160  # 100 mel columns a second
 _WINDOW = 400
 _FFT = 512
@@ -48,11 +49,19 @@ class MelSpeechNetwork(ModelMixin, ConfigMixin):
     """Waveforms [B, T] at 16 kHz of zero mean and unit variance → features [B, S, blocks, channels], S = T/640 video frames.
 
     Block 0 hears about ±100 ms around a frame, the last block ±200 ms; outside `context_frames` video frames on either side
-    nothing reaches a frame, and beyond the ends of the waveform there is silence.
+    nothing reaches a frame, and beyond the ends of the waveform there is silence. With `hears_shut_lips` it also tells from the
+    features whether lips are shut.
     """
 
     @register_to_config
-    def __init__(self, num_bands: int = 80, channels: int = 128, num_blocks: int = 2, num_fine_blocks: int = 2) -> None:
+    def __init__(
+        self,
+        num_bands: int = 80,
+        channels: int = 128,
+        num_blocks: int = 2,
+        num_fine_blocks: int = 2,
+        hears_shut_lips: bool = False,
+    ) -> None:
         super().__init__()
         self.register_buffer("filters", mel_filters(num_bands))
         self.register_buffer("window", torch.hann_window(_WINDOW))
@@ -65,12 +74,22 @@ class MelSpeechNetwork(ModelMixin, ConfigMixin):
         self.fine = nn.Sequential(*(_TimeBlock(channels, 3) for _ in range(num_fine_blocks)))
         self.blocks = nn.ModuleList(_TimeBlock(channels, 3) for _ in range(num_blocks))
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(num_blocks))
+        if hears_shut_lips:
+            wide = num_blocks * channels * NUM_AROUND
+            self.shut = nn.Sequential(nn.Dropout(0.1), nn.Linear(wide, 32), nn.SiLU(), nn.Dropout(0.1), nn.Linear(32, 1))
 
     @property
     def context_frames(self) -> int:
         """How many video frames around a frame its features depend on, on either side."""
         # The convolutions before the blocks reach with the STFT window into both neighbours; every block adds one frame.
         return 2 + self.config.num_blocks
+
+    def shut_logits(self, windows: Tensor) -> Tensor:
+        """Windows of features [..., 5, blocks, channels], two frames on either side → log-odds that lips are shut [...].
+
+        Only with `hears_shut_lips`.
+        """
+        return self.shut(windows.flatten(-3).to(self.input.weight.dtype))[..., 0].float()
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Waveforms [B, T] → log-mel [B, bands, T/160], column i centred on (i + 0.5)·10 ms, in float32."""

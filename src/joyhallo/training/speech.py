@@ -1,15 +1,16 @@
 """Pretraining of the speech encoder of `mini`: the lips from the sound, on films and on Mandarin sentences.
 
 It learns the shape of the lips, their opening, and whether they are shut: a squared error alone is content with lips half
-open where it is not sure, and p, b, m last two frames. The head that predicts all this is dropped afterwards. The sound is
-heard in several voices and changed at random (filter, noise, speed with pitch), so that the encoder does not learn one voice
-in one room.
+open where it is not sure, and p, b, m last two frames. The part that tells shut lips stays in the encoder, the head that
+predicts the rest is dropped afterwards. The sound is heard in several voices and changed at random (filter, noise, speed with
+pitch), so that the encoder does not learn one voice in one room.
 """
 
 import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from joyhallo.data.preparation.lip_sync_fit import auc
 from joyhallo.data.synthesis.canonical import read_canonical_mesh
 from joyhallo.data.synthesis.voices import SoundChanger
 from joyhallo.errors import run_as_command
-from joyhallo.models.speech_encoder import MelSpeechNetwork
+from joyhallo.models.speech_encoder import NUM_AROUND, MelSpeechNetwork
 from joyhallo.training.budget import Budget
 from joyhallo.training.lip_clips import NUM_COMPONENTS, SHUT_CM, LipClips, LipSources, read_lip_clips
 from joyhallo.training.muon import Optimizers
@@ -28,27 +29,31 @@ from joyhallo.weights.hub import face_models_path
 from joyhallo.weights.pipeline_folder import load_component
 
 logger = logging.getLogger(__name__)
-_WINDOW = 2  # video frames on either side that the head, like the audio projector later, sees
 _SHUT_WEIGHT = 0.5  # of the cross entropy of shut lips beside the squared errors
 _RATE_NEW, _RATE_KNOWN = 0.01, 0.006  # of learning: encoders that begin, and those that go on
 _MEASURED_AT_ONCE = 64  # clips
 
 
-class LipHead(nn.Module):
-    """Features [B,S,blocks,C] of the frames around → lip-shape components, opening, logit of being shut, [B,S,10]."""
+class LipListener(nn.Module):
+    """An encoder with a head for what it is trained by: recordings [B,T] → what lips do, [B,S,10].
 
-    def __init__(self, num_features: int) -> None:
+    Components of their shape, their opening, and the log-odds that they are shut.
+    """
+
+    def __init__(self, encoder: MelSpeechNetwork) -> None:
         super().__init__()
-        wide = num_features * (2 * _WINDOW + 1)
-        self.layers = nn.Sequential(
-            nn.Dropout(0.1), nn.Linear(wide, 160), nn.SiLU(), nn.Dropout(0.2), nn.Linear(160, NUM_COMPONENTS + 2)
+        self.encoder = encoder
+        wide = encoder.config["num_blocks"] * encoder.config["channels"] * NUM_AROUND
+        self.head = nn.Sequential(
+            nn.Dropout(0.1), nn.Linear(wide, 160), nn.SiLU(), nn.Dropout(0.2), nn.Linear(160, NUM_COMPONENTS + 1)
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        flat = features.flatten(2).transpose(1, 2)
-        padded = functional.pad(flat, (_WINDOW, _WINDOW), mode="replicate")
-        windows = padded.unfold(2, 2 * _WINDOW + 1, 1).permute(0, 2, 3, 1)
-        return self.layers(windows.flatten(2))
+    def forward(self, speech: Tensor) -> Tensor:
+        around = NUM_AROUND // 2
+        features = self.encoder(speech).permute(0, 2, 3, 1)  # [B,blocks,C,S]
+        padded = functional.pad(features, (around, around, 0, 0), mode="replicate")
+        windows = padded.unfold(3, NUM_AROUND, 1).permute(0, 3, 4, 1, 2)
+        return torch.cat([self.head(windows.flatten(2)), self.encoder.shut_logits(windows)[..., None]], 2)
 
 
 def normalised(speech: np.ndarray) -> Tensor:
@@ -69,13 +74,11 @@ class Heard:
 
 
 @torch.no_grad()
-def measure(encoder: MelSpeechNetwork, head: LipHead, clips: LipClips, speech: Tensor) -> Heard:
-    """On the held-out clips as `speech` [n,T]."""
-    encoder.eval()
-    head.eval()
-    predicted = torch.cat([head(encoder(part)) for part in speech.split(_MEASURED_AT_ONCE)]).numpy()
-    encoder.train()
-    head.train()
+def measure(listener: nn.Module, clips: LipClips, speech: Tensor) -> Heard:
+    """A `LipListener` on the held-out clips as `speech` [n,T]."""
+    listener.eval()
+    predicted = torch.cat([listener(part) for part in speech.split(_MEASURED_AT_ONCE)]).numpy()
+    listener.train()
     openings = [(mine, true) for mine, true in zip(predicted[..., -2], clips.opening, strict=False) if true.std() > 0]
     spoken = np.concatenate([_in_speech(true) for true in clips.opening[: len(predicted)]])
     said, is_shut = predicted[..., -1].ravel()[spoken], clips.shut[: len(predicted)].ravel()[spoken] > 0
@@ -95,10 +98,9 @@ def train_speech(clips: LipClips, minutes: float, batch_size: int = 16, init: Pa
     torch.manual_seed(0)
     first = clips.num_held_out
     changer, random = SoundChanger(clips.speech[first:]), np.random.default_rng(1)
-    encoder = _new_encoder(clips, changer) if init is None else _known_encoder(init)
-    head = LipHead(encoder.config["num_blocks"] * encoder.config["channels"])
+    listener = LipListener(_new_encoder(clips, changer) if init is None else _known_encoder(init))
     rate = _RATE_NEW if init is None else _RATE_KNOWN
-    optimizers = Optimizers(nn.ModuleList([encoder, head]), rate, rate / 10)
+    optimizers = Optimizers(listener, rate, rate / 10)
     weights = torch.from_numpy(np.append(clips.component_scales / clips.component_scales[0], 1.0)).float()
     openings = clips.opening / clips.opening.std()
     targets = np.concatenate([clips.components, openings[..., None], clips.shut[..., None]], 2)
@@ -109,19 +111,19 @@ def train_speech(clips: LipClips, minutes: float, batch_size: int = 16, init: Pa
         chosen = random.integers(first, len(clips.speech), batch_size)
         heard = [changer.perhaps_faster(clips.speech[index], targets[index]) for index in chosen]
         sound = torch.from_numpy(np.stack([changer.colour(sound) for sound, _ in heard]))
-        loss = lip_loss(head(encoder(sound)), torch.from_numpy(np.stack([target for _, target in heard])), weights)
+        loss = lip_loss(listener(sound), torch.from_numpy(np.stack([target for _, target in heard])), weights)
         optimizers.step(loss, budget.factor)
         if budget.is_report_due():
-            clean, hard = (measure(encoder, head, clips, speech) for speech in (held, noisy))
+            clean, hard = (measure(listener, clips, speech) for speech in (held, noisy))
             logger.info("step %d loss %.4f: %s; changed sound: %s", step, loss.item(), clean, hard)
-    logger.info("final: %s; changed sound: %s", *(measure(encoder, head, clips, speech) for speech in (held, noisy)))
-    return encoder.eval()
+    logger.info("final: %s; changed sound: %s", *(measure(listener, clips, speech) for speech in (held, noisy)))
+    return listener.encoder.eval()
 
 
 @torch.no_grad()
 def _new_encoder(clips: LipClips, changer: SoundChanger) -> MelSpeechNetwork:
     """An untrained one that knows how loud the bands are."""
-    encoder = MelSpeechNetwork(channels=160, num_blocks=3, num_fine_blocks=3)
+    encoder = MelSpeechNetwork(channels=160, num_blocks=3, num_fine_blocks=3, hears_shut_lips=True)
     sample = torch.from_numpy(np.stack([changer.colour(sound) for sound in clips.speech[clips.num_held_out :: 5]]))
     bands = encoder.log_mel(sample)
     encoder.band_mean.copy_(bands.mean((0, 2)))
@@ -131,9 +133,12 @@ def _new_encoder(clips: LipClips, changer: SoundChanger) -> MelSpeechNetwork:
 
 def _known_encoder(folder: Path) -> MelSpeechNetwork:
     """Raises UserError when there is none in the folder."""
-    encoder = load_component(folder, "MelSpeechNetwork", torch.float32).requires_grad_(True).train()
-    assert isinstance(encoder, MelSpeechNetwork)
-    return encoder
+    known = load_component(folder, "MelSpeechNetwork", torch.float32)
+    config: Any = known.config
+    sizes = {name: config[name] for name in ("num_bands", "channels", "num_blocks", "num_fine_blocks")}
+    encoder = MelSpeechNetwork(**sizes, hears_shut_lips=True)
+    encoder.load_state_dict({**encoder.state_dict(), **known.state_dict()})
+    return encoder.train()
 
 
 def lip_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
