@@ -1,10 +1,13 @@
 """Which device runs the networks and in which numbers: decided once, and said why."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from joyhallo.cores import num_cores
 from joyhallo.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -69,6 +72,17 @@ def choose_dtype(name: str, device: torch.device) -> Choice:
 def dtype_name(dtype: torch.dtype) -> str:
     """The short name of an element type: fp32, bf16 or fp16."""
     return next(name for name, value in DTYPES.items() if value == dtype)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Within it PyTorch computes with as many threads as there are cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def usual_linear_kernel() -> str:

@@ -190,3 +190,14 @@ def test_a_damaged_dataset_is_one_line(dataset, tmp_path):
     (copy / "shards" / "000000.tar").unlink()
     with pytest.raises(DatasetError, match="cannot be read"):
         LatentCache.encode_dataset(broken, patch_autoencoder(), tmp_path / "latents")
+
+
+def test_latents_in_other_numbers_lie_beside(dataset, tmp_path):
+    vae = patch_autoencoder()
+    full = LatentCache.encode_dataset(dataset, vae, tmp_path)
+    with pytest.raises(DatasetError, match="missing"):
+        LatentCache(dataset, vae, tmp_path, torch.bfloat16)
+    halved = LatentCache.encode_dataset(dataset, vae, tmp_path, dtype=torch.bfloat16)
+    apart = (halved.frames(0, [3]) - full.frames(0, [3])).abs()
+    assert 0 < apart.max() < 0.05
+    assert (tmp_path / f"{fingerprint(vae)}-bf16").is_dir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from joyhallo.cli.progress import Bar, shown, time_left
+from joyhallo.cores import num_cores
 
 if TYPE_CHECKING:
     from joyhallo.data.synthesis.synthesize import SynthesisProgress, SynthesisResult
@@ -87,7 +87,7 @@ def synth(
         head_share=clips.head,
         opening=clips.opening,
         num_videos=clips.num_videos,
-        num_workers=clips.workers if clips.workers is not None else os.cpu_count() or 1,
+        num_workers=clips.workers if clips.workers is not None else num_cores(),
         seed=clips.seed,
     )
     with shown(_bar, _TenthByTenth().line) as show:

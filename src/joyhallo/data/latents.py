@@ -6,13 +6,16 @@ DATASET/latents/<fingerprint of the autoencoder>/<tar and the start of its hash>
 - `portraits.npy` [K, D, h, w] float16: the portraits of those samples that have one, in their order
 
 where D is C, or 2·C with an autoencoder that gives a distribution: the mean, then the log-variance, so that training can
-sample. Latents are as the autoencoder gives them, not scaled. A tar that changes has another hash and so another folder.
+sample. Latents are as the autoencoder gives them, not scaled. A tar that changes has another hash and so another folder; so
+has what was computed in other numbers than float32 (<fingerprint>-bf16).
 
 Axes: S frames of all samples, K portraits, n frames asked for, C channels, h and w the place.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +29,7 @@ from joyhallo.data.frames import KEY_FRAME_EVERY
 from joyhallo.data.index import DatasetError
 from joyhallo.data.pixels import to_network
 from joyhallo.data.row_file import RowFile, num_bytes_missing, open_rows, require_room
+from joyhallo.device import dtype_name
 from joyhallo.media.files import writing_error
 from joyhallo.models.latents import downscale_factor
 
@@ -38,9 +42,11 @@ OnProgress = Callable[[int, int], None]
 class LatentCache:
     """Latents of a `Dataset` that `encode_dataset` has made; the arrays stay on disk until they are touched."""
 
-    def __init__(self, dataset: Dataset, vae: nn.Module, folder: str | Path | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, vae: nn.Module, folder: str | Path | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
         """Raises DatasetError when latents are missing: `encode_dataset` makes them."""
-        name = fingerprint(vae)
+        name = _name(vae, dtype)
         self._places = [_place_of(shard, name, folder) for shard in dataset.shards]
         self._has_variance = isinstance(vae, AutoencoderKL)
         self._shard_of: list[int] = []
@@ -64,6 +70,7 @@ class LatentCache:
         vae: nn.Module,
         folder: str | Path | None = None,
         batch: int = 8,
+        dtype: torch.dtype = torch.float32,
         progress: OnProgress | None = None,
     ) -> "LatentCache":
         """Encode what is not there yet, and open the cache. A run that was stopped goes on at the sample it was at.
@@ -74,6 +81,7 @@ class LatentCache:
         vae : the autoencoder, on its device; its weights decide which latents are these.
         folder : where all go; None: into the folder `latents` of each dataset.
         batch : frames encoded at once; never of two samples, so that stopping changes no number.
+        dtype : that the products are computed in; latents of another are kept beside these.
         progress : called with the frames that are there and all frames.
 
         Raises
@@ -82,7 +90,7 @@ class LatentCache:
         """
         from filelock import FileLock
 
-        name = fingerprint(vae)
+        name, encode = _name(vae, dtype), partial(_encode, vae, dtype)
         num_all = sum(facts.num_frames for facts in dataset.facts)
         _require_room(dataset, vae, [_place_of(shard, name, folder) for shard in dataset.shards])
         num_done = 0
@@ -91,13 +99,13 @@ class LatentCache:
             samples = _samples_of(shard)
             try:
                 with FileLock(place.with_suffix(".lock")):  # two runs on one dataset do the work once
-                    for num_new in _encode_shard(dataset, samples, vae, place, batch):
+                    for num_new in _encode_shard(dataset, samples, encode, _Rows(place, _row_shape(dataset, vae)), batch):
                         num_done += num_new
                         if progress:
                             progress(num_done, num_all)
             except OSError as problem:
                 raise writing_error(problem, place, "latents", DatasetError) from problem
-        return cls(dataset, vae, folder)
+        return cls(dataset, vae, folder, dtype)
 
     def frames(self, i: int, indices: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
         """Latents of frames of sample `i`: [n, C, h, w] float32, in the order asked for.
@@ -148,6 +156,10 @@ def fingerprint(vae: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def _name(vae: nn.Module, dtype: torch.dtype) -> str:
+    return fingerprint(vae) + ("" if dtype == torch.float32 else f"-{dtype_name(dtype)}")
+
+
 def _place_of(shard: ShardPlace, name: str, folder: str | Path | None) -> Path:
     above = shard.folder / FOLDER_NAME if folder is None else Path(folder)
     return above / name / f"{Path(shard.entry.name).stem}-{shard.entry.sha256[:12]}"
@@ -175,21 +187,33 @@ def _require_room(dataset: Dataset, vae: nn.Module, places: Sequence[Path]) -> N
         require_room(folders[disk], num_bytes, "latents", DatasetError)
 
 
-def _encode_shard(dataset: Dataset, samples: range, vae: nn.Module, place: Path, batch: int) -> Iterator[int]:
+@dataclass(frozen=True)
+class _Rows:
+    """Where the latents of one tar go, and the shape of one."""
+
+    place: Path
+    shape: tuple[int, int, int]
+
+    def file(self, name: str, lengths: list[int]) -> RowFile:
+        return RowFile(self.place / name, lengths, self.shape)
+
+
+def _encode_shard(
+    dataset: Dataset, samples: range, encode: Callable[[np.ndarray], np.ndarray], rows: _Rows, batch: int
+) -> Iterator[int]:
     """Yields how many frames more are there, for every sample."""
-    place.mkdir(exist_ok=True)
-    lengths = [dataset.facts[i].num_frames for i in samples]
-    rows = RowFile(place / "frames.npy", lengths, _row_shape(dataset, vae))
-    yield rows.num_rows_done
-    for i in samples[rows.num_parts_done :]:
-        rows.append(np.concatenate([_encode(vae, pictures) for pictures in _pictures(dataset, i, batch)]))
+    rows.place.mkdir(exist_ok=True)
+    frames = rows.file("frames.npy", [dataset.facts[i].num_frames for i in samples])
+    yield frames.num_rows_done
+    for i in samples[frames.num_parts_done :]:
+        frames.append(np.concatenate([encode(pictures) for pictures in _pictures(dataset, i, batch)]))
         yield dataset.facts[i].num_frames
-    rows.finish()
+    frames.finish()
     with_portrait = [i for i in samples if dataset.has_portrait(i)]
     if with_portrait:
-        portraits = RowFile(place / "portraits.npy", [1] * len(with_portrait), _row_shape(dataset, vae))
+        portraits = rows.file("portraits.npy", [1] * len(with_portrait))
         for i in with_portrait[portraits.num_parts_done :]:
-            portraits.append(_encode(vae, cast(np.ndarray, dataset.portrait(i))[None]))
+            portraits.append(encode(cast(np.ndarray, dataset.portrait(i))[None]))
         portraits.finish()
 
 
@@ -202,10 +226,11 @@ def _pictures(dataset: Dataset, i: int, batch: int) -> Iterator[np.ndarray]:
 
 
 @torch.no_grad()
-def _encode(vae: nn.Module, pictures: np.ndarray) -> np.ndarray:
+def _encode(vae: nn.Module, dtype: torch.dtype, pictures: np.ndarray) -> np.ndarray:
     """[n, S, S, 3] uint8 → [n, D, h, w] float16."""
     first = next(vae.parameters())
-    encoded = vae.encode(to_network(pictures).to(first.device, first.dtype))  # type: ignore[operator]
+    with torch.autocast(first.device.type, dtype, enabled=dtype != torch.float32):
+        encoded = vae.encode(to_network(pictures).to(first.device, first.dtype))  # type: ignore[operator]
     if isinstance(vae, AutoencoderKL):
         latents = torch.cat([encoded.latent_dist.mean, encoded.latent_dist.logvar], dim=1)
     else:

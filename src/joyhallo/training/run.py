@@ -147,7 +147,7 @@ def build(
         check_speech(speech.rows(samples[0], dataset.annotations(samples[0])).shape[1:], networks.audio_projector.config)
     side = latent_side(start.pipe.vae, dataset.index.size_px)
     fit = Fit(start.pipe.latent_space, (side, side), len(networks.denoising_network.config["widths"]))
-    latents = latent_source(dataset, start.pipe.vae, recipe.drawing, recipe.seed, processes)
+    latents = latent_source(dataset, start.pipe.vae, recipe.drawing, recipe.seed, processes, compute.dtype)
     work = make_work(Batches(picker, dataset, latents, speech, fit), spread, recipe, device)
     held_out = None
     if judge is not None and processes.is_first:

@@ -23,6 +23,7 @@ from joyhallo.data.randomness import Purpose, stream
 from joyhallo.data.row_file import RowFile, num_bytes_missing, open_rows, require_room
 from joyhallo.data.samples import Annotations
 from joyhallo.data.speech_features import are_of_one_encoder, encode_clip
+from joyhallo.device import all_cores
 from joyhallo.errors import UserError
 from joyhallo.media.files import writing_error, written_whole
 from joyhallo.models.latents import downscale_factor
@@ -140,15 +141,21 @@ def latent_side(vae: nn.Module, size_px: int) -> int:
     return size_px // downscale_factor(vae)
 
 
-def latent_source(dataset: Dataset, vae: nn.Module, drawing: Drawing, seed: int, processes: Processes) -> Any:  # noqa: ANN401
-    """Where a run's latents come from; those of a cache that are not there yet are encoded first, by the first process."""
+def latent_source(
+    dataset: Dataset, vae: nn.Module, drawing: Drawing, seed: int, processes: Processes, dtype: torch.dtype
+) -> Any:  # noqa: ANN401
+    """Where a run's latents come from; those of a cache that are not there yet are encoded first, by the first process.
+
+    It computes them in `dtype`, and on a CPU with all cores, since the other processes wait.
+    """
     drawn = seed if drawing.samples_latents else None
     if drawing.latents == "live":
         return LiveLatents(dataset, vae, drawn)
     if processes.is_first:
-        LatentCache.encode_dataset(dataset, vae, progress=_Told("encoding latents: %d of %d frames"))
+        with all_cores():
+            LatentCache.encode_dataset(dataset, vae, dtype=dtype, progress=_Told("encoding latents: %d of %d frames"))
     processes.wait()
-    return CachedLatents(LatentCache(dataset, vae), vae, dataset.index.size_px, drawn)
+    return CachedLatents(LatentCache(dataset, vae, dtype=dtype), vae, dataset.index.size_px, drawn)
 
 
 class _Told:

@@ -7,7 +7,6 @@ later become further shards.
 
 import functools
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from joyhallo.cores import num_cores
 from joyhallo.data.preparation import engine
 from joyhallo.data.preparation.films import Settings, Video, find_videos, identify
 from joyhallo.data.preparation.packing import check_same_kind, locked, pack_finished, read_records
@@ -95,8 +95,7 @@ def _prepared(
     build = functools.partial(build_worker, settings, work)
     is_ray = crew.engine == "ray"
     workers: Any = engine.RayCrew(build) if is_ray else engine.LocalCrew(build)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_workers = crew.num_workers or (workers.num_cpus if is_ray else cores)
+    num_workers = crew.num_workers or (workers.num_cpus if is_ray else num_cores())
     started, done_bytes, total_bytes = time.monotonic(), 0, sum(video.num_bytes for video in videos)
     show(Progress(0, len(videos), None))
     # Large ones first, so that no worker begins an hour's film when the others are done.
