@@ -37,7 +37,6 @@ from joyhallo.models.lip_reader import LipReader
 from joyhallo.models.speech_encoder import MelSpeechNetwork
 from joyhallo.models.unet import Conditioning
 from joyhallo.mouth.rest import Rest
-from joyhallo.mouth.silence import freedom
 from joyhallo.presets import Sampling
 from joyhallo.sampling.guidance import conditional_half, unconditional_frame, with_unconditional
 from joyhallo.sampling.noise import clip_noise
@@ -170,7 +169,7 @@ class Animator:
         """None where frames are shown as drawn: for weights without changes or a lip reader, and landmarks that are NaN."""
         reader = self.lip_reader if np.isfinite(portrait.landmarks).all() else None
         still = None if reader is None else self.still(portrait)
-        return None if reader is None or still is None else Rest(still, reader, freedom(speech.levels_db(), self.sampling.fps))
+        return None if reader is None or still is None else Rest.of_speech(still, reader, speech, self.sampling.fps)
 
     def idle_motion(self, speech: SpeechFeatures, seed: int = DEFAULTS.seed) -> IdleMotion | None:
         """How head and eyes move by themselves while somebody speaks, for weights that hold them still; None for others."""

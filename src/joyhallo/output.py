@@ -89,7 +89,7 @@ class Finish:
 
         As many are made at once as the networks have threads, fewer of large pictures.
         """
-        moves = self.speaking.follower.moves(frames) if self.speaking else [None] * len(frames)
+        moves = self.speaking.follower.moves(frames, first) if self.speaking else [None] * len(frames)
         height, width = self.size
         num_threads = max(1, min(torch.get_num_threads(), _MOST_AT_ONCE, _MOST_BYTES // (_BYTES_PER_PIXEL * height * width)))
         waiting: deque[Future[np.ndarray]] = deque()

@@ -29,7 +29,7 @@ def noise(num_samples, seed=0):
 class Marks:
     """Not a network: the feature of a frame is the mean of its samples and the number of samples it was given."""
 
-    num_blocks, channels, chunk_s, context_s = 1, 2, 1e9, 0.0
+    num_blocks, channels, chunk_s, context_s, shut_logits = 1, 2, 1e9, 0.0, None
 
     def encode(self, waveform, num_frames):
         self.length = len(waveform)
@@ -111,6 +111,24 @@ def test_chunks_equal_one_pass_where_the_view_is_bounded():
     assert torch.allclose(chunked.window(0, 128), expected, atol=1e-5)
     for start in (112, 0, 32, 16):  # any order, through the small cache
         assert torch.allclose(chunked.window(start, 16), expected[start : start + 16], atol=1e-5)
+
+
+def test_shut_lips_are_told_of_every_frame_in_chunks_as_at_once():
+    torch.manual_seed(0)
+    network = MelSpeechNetwork(num_bands=20, channels=16, hears_shut_lips=True)
+    waveform = noise(16000 * 5 + 321)
+    whole = prepare_speech(waveform, MelSpeech(network, chunk_s=1e9))
+    told = whole.shut_logits()
+    assert told.shape == (whole.num_frames,)
+    with torch.no_grad():
+        assert told[70] == pytest.approx(float(network.shut_logits(whole.window(70, 1))), abs=1e-5)
+    chunked = prepare_speech(waveform, MelSpeech(network, chunk_s=0.72))
+    assert chunked.shut_logits() == pytest.approx(told, abs=1e-5)
+
+
+@pytest.mark.parametrize("encoder", [MelSpeech(MelSpeechNetwork(num_bands=20, channels=16)), Wav2Vec2Speech(tiny_wav2vec2())])
+def test_encoders_without_that_part_tell_nothing_of_shut_lips(encoder):
+    assert prepare_speech(noise(16000), encoder).shut_logits() is None
 
 
 def test_long_speech_is_encoded_in_bounded_pieces_with_context():

@@ -10,6 +10,7 @@ import torch
 
 from joyhallo.animator import Animator
 from joyhallo.conditioning import anatomy
+from joyhallo.conditioning.lip_reading import inner_gap
 from joyhallo.conditioning.portrait import own_teeth
 from joyhallo.conditioning.similarity import upright
 from joyhallo.conditioning.teeth import HALF_WIDTH_CM, PX_PER_CM
@@ -82,6 +83,18 @@ def test_lips_begin_to_close_in_time(portrait):
 
     assert opening_cm(wide, wide, wide, wide, wide, 0, 0) == pytest.approx([2, 2, 2, 1.7, 0.85, -0.35, 0], abs=0.05)
     assert opening_cm(0, 0, wide, wide, wide) == pytest.approx([0, -0.35, 2.35, 2, 2], abs=0.05)  # they open as they are read
+
+
+def test_lips_that_are_heard_to_close_do_whatever_frames_show(pipe, portrait):
+    seen = rest_of(pipe, portrait)
+    rest = replace(seen, closing=np.array([0, 0, 0, 0.5, 1]))
+    opened = painted_open(seen.still, portrait.landmarks)
+    free = LipFollower(seen, portrait.landmarks).moves(np.stack([opened, opened]))
+    heard = LipFollower(rest, portrait.landmarks).moves(np.stack([opened, opened]), first=3)
+    down = upright(portrait.landmarks.astype(np.float64)).rotation[:2, 1]
+    gaps = [inner_gap(moves, down) for moves in (free, heard)]
+    assert gaps[0].min() > 3
+    assert gaps[1] == pytest.approx(gaps[0] * [0.5, 0], abs=1e-6)
 
 
 def test_a_movement_of_one_frame_is_stressed_and_one_that_lasts_is_not(pipe, portrait, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 
 from drawn_face import face
 from joyhallo.conditioning import anatomy
-from joyhallo.mouth.shape import moved_lips, shut_lips
+from joyhallo.mouth.shape import brought_together, moved_lips, shut_lips
 
 LOWER = [anatomy.LIP_POINTS.index(point) for point in (*anatomy.INNER_LOWER_LIP[1:-1], *anatomy.OUTER_LOWER_LIP[1:-1])]
 
@@ -44,6 +44,20 @@ def test_a_lowered_lip_opens_the_mouth_and_corners_stay_shut(shut):
 @pytest.mark.parametrize("by_cm", [0.02, -0.3])
 def test_lips_that_nearly_meet_or_cross_have_met(shut, by_cm):
     assert np.array_equal(gaps(moved_lips(shut, lowered(by_cm))), np.zeros(11))
+
+
+def test_lips_brought_together_shut_while_the_jaw_stays_and_the_mouth_keeps_its_width(shut):
+    down = np.array([0.0, 1.0])
+    moves = lowered(0.8) + [0.1, 0.2]  # the whole mouth goes along
+    together = brought_together(np.stack([moves] * 3), down, np.array([0, 0.5, 1]))
+    assert np.array_equal(together[0], moves)
+    lips = [moved_lips(shut, one) for one in together]
+    assert [gaps(one)[5] for one in lips] == pytest.approx([gaps(lips[0])[5], gaps(moved_lips(shut, lowered(0.4)))[5], 0])
+    assert np.array_equal(lips[2].outline[:, 0], lips[0].outline[:, 0])
+    assert lips[2].inner_lower[5, 1] - lips[0].inner_lower[5, 1] == pytest.approx(-0.4, abs=0.05)
+    assert lips[2].outer_lower[5, 1] - lips[0].outer_lower[5, 1] == pytest.approx(-0.2)
+    assert lips[2].outer_upper[5, 1] - lips[0].outer_upper[5, 1] == pytest.approx(0.2)
+    assert np.array_equal(brought_together(lowered(-0.3)[None], down, np.ones(1))[0], lowered(-0.3)), "crossed lips are shut"
 
 
 def test_between_shut_and_open_there_is_no_jump(shut):

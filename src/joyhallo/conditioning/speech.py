@@ -6,7 +6,7 @@ Axes: T samples at 16 kHz, F video frames, S all video frames of the padded trac
 import math
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -38,6 +38,7 @@ class SpeechEncoder(Protocol):
     channels: int
     chunk_s: float  # up to this long, a recording is encoded as a whole
     context_s: float  # what a longer one's chunks hear on either side of what they are kept for
+    shut_logits: Callable[[Tensor], Tensor] | None  # of windows [F, 5, blocks, C]: log-odds that lips are shut [F]
 
     def encode(self, waveform: Tensor, num_frames: int) -> Tensor:
         """Features [num_frames, blocks, C] float32 of `waveform` [T], which may end within the last frame."""
@@ -82,6 +83,16 @@ class SpeechFeatures:
             frames = (self._recording.read(at, at + self._samples_per_frame) for at in starts)
             self._levels_db = levels_db(np.array([np.square(samples).mean() for samples in frames]))
         return self._levels_db
+
+    def shut_logits(self) -> np.ndarray | None:
+        """Log-odds that lips are shut, for every frame [num_frames]; None where the encoder does not tell."""
+        tell = self._encoder.shut_logits
+        if tell is None:
+            return None
+        starts = range(0, self.num_frames, self._chunk_frames)
+        counts = (min(self._chunk_frames, self.num_frames - start) for start in starts)
+        told = [tell(self.window(start, count)) for start, count in zip(starts, counts, strict=True)]
+        return torch.cat(told).numpy()
 
     def window(self, start: int, num_frames: int) -> Tensor:
         """Features of frames `start` to `start + num_frames` and their neighbours: [F, 5, blocks, C] float32.
@@ -213,6 +224,7 @@ class Wav2Vec2Speech:
         self.num_blocks = 1 if self._only_last else int(model.config.num_hidden_layers)
         self.channels = int(model.config.hidden_size)
         self.chunk_s, self.context_s = chunk_s, context_s
+        self.shut_logits: Callable[[Tensor], Tensor] | None = None
 
     def encode(self, waveform: Tensor, num_frames: int) -> Tensor:
         """Features [num_frames, blocks, C] float32 on the CPU of a normalised `waveform` [T]: hidden_states[1:]."""
@@ -253,6 +265,7 @@ class MelSpeech:
         self.chunk_s = chunk_s
         self.context_s = int(network.context_frames) * self._samples_per_frame / SAMPLE_RATE_HZ
         self.num_blocks, self.channels = self.encode(torch.zeros(self._samples_per_frame), 1).shape[1:]
+        self.shut_logits: Callable[[Tensor], Tensor] | None = self._told if network.config["hears_shut_lips"] else None
 
     def encode(self, waveform: Tensor, num_frames: int) -> Tensor:
         """Features [num_frames, blocks, C] float32 on the CPU of a normalised `waveform` [T], continued with zeros."""
@@ -260,3 +273,7 @@ class MelSpeech:
         waveform = functional.pad(waveform, (0, num_frames * self._samples_per_frame - len(waveform)))
         with torch.no_grad():
             return self._network(waveform[None].to(parameter.device))[0].float().cpu()
+
+    def _told(self, windows: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._network.shut_logits(windows.to(next(self._network.parameters()).device)).cpu()

@@ -6,8 +6,11 @@ import numpy as np
 
 from joyhallo.conditioning.lip_reading import inner_gap, read_lips
 from joyhallo.conditioning.similarity import upright
+from joyhallo.conditioning.speech import SpeechFeatures
 from joyhallo.models.latents import to_pixels
 from joyhallo.models.lip_reader import LipReader
+from joyhallo.mouth.heard import closing, freedom
+from joyhallo.mouth.shape import brought_together
 
 _SHARPER = 0.35  # in time: small networks smear what is quick, and b, p, m between two vowels would not close
 _FASTEST_CM = 0.85  # that lips close within a frame: the fastest of each of twenty films, 0.8 in the median, 1.1 at most
@@ -20,11 +23,22 @@ class Rest:
 
     still: np.ndarray  # [H, W, 3] uint8
     reader: LipReader
-    freedom: np.ndarray | None = None  # [F] of a video's frames, see `silence`; None where its sound is not known
+    freedom: np.ndarray | None = None  # [F] of a video's frames, see `heard`; None where its sound is not known
+    closing: np.ndarray | None = None  # [F] how far lips are closed on what is heard, 0 to 1; None where nothing tells
+
+    @classmethod
+    def of_speech(cls, still: np.ndarray, reader: LipReader, speech: SpeechFeatures, fps: int) -> "Rest":
+        """With what the recording alone says of lips."""
+        told = speech.shut_logits()
+        return cls(still, reader, freedom(speech.levels_db(), fps), None if told is None else closing(told))
 
     def free(self, frame: int) -> float:
         """How far lips may leave rest in a frame, 0 to 1."""
         return 1.0 if self.freedom is None else float(self.freedom[frame])
+
+    def closings(self, first: int, num_frames: int) -> np.ndarray:
+        """How far lips are closed in frames from `first` on, whatever the frames show: [num_frames]."""
+        return np.zeros(num_frames) if self.closing is None else self.closing[first : first + num_frames]
 
 
 class LipFollower:
@@ -32,20 +46,22 @@ class LipFollower:
 
     def __init__(self, rest: Rest, landmarks: np.ndarray) -> None:
         """`landmarks` [K, 2 or 3] of the face mesh in pixels of the frames."""
-        self._reader, self._landmarks = rest.reader, landmarks
+        self._rest, self._landmarks = rest, landmarks
         pose = upright(landmarks.astype(np.float64))
         self._down, self._fastest_px = pose.rotation[:2, 1], _FASTEST_CM * pose.scale
         self._at_rest = self._read(rest.still[None])
 
-    def moves(self, frames: np.ndarray) -> np.ndarray:
+    def moves(self, frames: np.ndarray, first: int = 0) -> np.ndarray:
         """How far lip points (`anatomy.LIP_POINTS`) are from rest, in pixels of the frames [F, H, W, 3] uint8: [F, P, 2].
 
-        The frames follow one another; lips are moved on from where they are before and after, so that short closures close, and
-        begin to close in time (within the frames that are given together).
+        The frames follow one another, the first of them has that number in the video. Lips are moved on from where they are
+        before and after, so that short closures close; where they are heard to be shut they are; and they begin to close in
+        time (within the frames that are given together).
         """
         moves = self._read(frames) - self._at_rest
         around = np.concatenate([moves[:1], moves, moves[-1:]])
-        return self._unhurried(moves + _SHARPER * (moves - (around[:-2] + around[2:]) / 2))
+        moves = moves + _SHARPER * (moves - (around[:-2] + around[2:]) / 2)
+        return self._unhurried(brought_together(moves, self._down, self._rest.closings(first, len(frames))))
 
     def _unhurried(self, moves: np.ndarray) -> np.ndarray:
         """Lips that would close too fast begin to do so a frame before."""
@@ -59,4 +75,4 @@ class LipFollower:
         return moves
 
     def _read(self, frames: np.ndarray) -> np.ndarray:
-        return read_lips(to_pixels(frames), self._landmarks, self._reader, _NUM_VIEWS)
+        return read_lips(to_pixels(frames), self._landmarks, self._rest.reader, _NUM_VIEWS)

@@ -13,6 +13,7 @@ from joyhallo.easing import smooth_step
 _SHUT_CM, _OPEN_CM = 0.05, 0.2  # lips that are read nearer than the first have met, beyond the second they have not
 _STRESS, _WIDTH = 0.65, 0.95  # the power of an opening and what one of a centimetre becomes: unsure lips part by too little
 _WIDEST_CM = 4.0
+_OUTER_FOLLOW = 0.5  # how far the outer lines go where the inner ones are brought together
 _UPPER_OUT, _LOWER_OUT, _UPPER_IN, _LOWER_IN = (
     [anatomy.LIP_POINTS.index(point) for point in line]
     for line in (anatomy.OUTER_UPPER_LIP, anatomy.OUTER_LOWER_LIP, anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP)
@@ -45,6 +46,20 @@ def shut_lips(points: np.ndarray) -> Lips:
     inner = (points[list(anatomy.INNER_UPPER_LIP), :2] + points[list(anatomy.INNER_LOWER_LIP), :2]) / 2
     upper, lower = outer
     return Lips(upper, inner, inner, lower)
+
+
+def brought_together(moves: np.ndarray, down: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Lips whose points have made `moves` [F, P, 2], with a share [F] of their opening along `down` [2] taken away.
+
+    The jaw stays where it is: outer lines go half as far as inner ones, and the mouth keeps its width.
+    """
+    opening = np.maximum((moves[:, _LOWER_IN] - moves[:, _UPPER_IN]) @ down, 0)
+    inwards = (share[:, None] * opening / 2)[..., None] * down
+    moves = moves.copy()
+    for upper, lower, how_far in ((_UPPER_IN, _LOWER_IN, 1.0), (_UPPER_OUT, _LOWER_OUT, _OUTER_FOLLOW)):
+        moves[:, upper] += how_far * inwards
+        moves[:, lower] -= how_far * inwards
+    return moves
 
 
 def moved_lips(shut: Lips, moves: np.ndarray) -> Lips:

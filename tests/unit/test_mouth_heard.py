@@ -1,4 +1,4 @@
-"""Lips rest where nothing is heard."""
+"""Lips rest where nothing is heard, and close where that is heard."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from joyhallo.animator import Animator
-from joyhallo.mouth.silence import freedom
+from joyhallo.mouth.heard import closing, freedom
 
 PORTRAIT = Path(__file__).parents[2] / "examples" / "portrait.png"
 
@@ -68,6 +68,14 @@ def test_times_are_seconds_whatever_the_rate():
 def test_the_shortest_recordings_are_free(count):
     assert (freedom(np.full(count, -3.0), 25) == 1).all()
     assert (freedom(np.full(count, -100.0), 25) == 1).all()
+
+
+def test_lips_close_as_surely_as_it_is_heard():
+    closed = closing(np.linspace(-12, 12, 49))
+    assert (closed[:20] == 0).all()
+    assert (closed[-20:] == 1).all()
+    assert (np.diff(closed) >= 0).all()
+    assert np.isin(closed, (0, 1)).mean() < 1, "unsure lips are half closed"
 
 
 def test_of_a_recording_lips_are_held_where_it_is_silent():

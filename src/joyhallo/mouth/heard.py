@@ -1,4 +1,4 @@
-"""When nobody speaks: lips that nothing is heard of rest, whatever networks make of the silence."""
+"""What the sound alone says of lips, whatever networks make of it: when they rest, and when they are shut."""
 
 import numpy as np
 
@@ -11,6 +11,7 @@ _LOUD_DB, _USUAL = 30.0, 95  # frames no farther than this under the loudest one
 _KNOCK = 5  # frames whose median is taken: what is louder for two of them is no voice
 _ON_THEIR_WAY_S = 0.12  # from speech to silence or back, in which lips move as they are read
 _SETTLES_S = 0.12  # that they take from there to rest
+_OPEN, _SHUT = -1.0, 1.0  # log-odds of being shut: up to the first lips are as open as they are seen, from the second on shut
 
 
 def freedom(levels_db: np.ndarray, fps: float) -> np.ndarray:
@@ -29,6 +30,11 @@ def freedom(levels_db: np.ndarray, fps: float) -> np.ndarray:
     next_to = (heard[np.maximum(after - 1, 0)], heard[np.minimum(after, len(heard) - 1)])
     away_s = np.min([np.abs(frames - one) for one in next_to], 0) / fps
     return 1 - smooth_step(away_s, _ON_THEIR_WAY_S, _ON_THEIR_WAY_S + _SETTLES_S)
+
+
+def closing(shut_logits: np.ndarray) -> np.ndarray:
+    """How far lips are closed, [F] in 0 to 1, from the log-odds that they are shut [F]."""
+    return smooth_step(shut_logits, _OPEN, _SHUT)
 
 
 def _windows(values: np.ndarray, reach: int) -> np.ndarray:
