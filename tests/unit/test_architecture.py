@@ -202,17 +202,18 @@ def test_loading_the_embedded_weights_loads_no_scipy():
     assert fresh(code).splitlines()[-1] == "False"
 
 
-def test_a_command_loads_no_compiler():
-    """diffusers would; whoever asks for it afterwards must still find it."""
+def test_a_command_loads_neither_compiler_nor_transformers():
+    """diffusers would; whoever asks for them afterwards must still find them."""
     code = """
 import sys
-from joyhallo.cli.startup import leave_out_compiler
-leave_out_compiler()
+from joyhallo.cli.startup import leave_out_unused
+leave_out_unused()
 import joyhallo.render
-print("torch._dynamo" in sys.modules)
-import torch
+print("torch._dynamo" in sys.modules or "transformers" in sys.modules)
+import torch, transformers
+print(transformers.Wav2Vec2Config().model_type)
 print(float(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(()))))
 """
-    assert fresh(code).splitlines()[-2:] == ["False", "2.0"]
-    others = "import sys, diffusers, joyhallo.cli.startup as s; s.leave_out_compiler(); print('torch._dynamo' in sys.modules)"
+    assert fresh(code).splitlines()[-3:] == ["False", "wav2vec2", "2.0"]
+    others = "import sys, diffusers, joyhallo.cli.startup as s; s.leave_out_unused(); print('torch._dynamo' in sys.modules)"
     assert fresh(f"import torch._dynamo; {others}") == "True"

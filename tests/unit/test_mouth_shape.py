@@ -48,7 +48,7 @@ def test_lips_that_nearly_meet_or_cross_have_met(shut, by_cm):
 
 def test_lips_brought_together_shut_while_the_jaw_stays_and_the_mouth_keeps_its_width(shut):
     down = np.array([0.0, 1.0])
-    moves = lowered(0.8) + [0.1, 0.2]  # the whole mouth goes along
+    moves = lowered(0.8) + np.array([0.1, 0.2])  # the whole mouth goes along
     together = brought_together(np.stack([moves] * 3), down, np.array([0, 0.5, 1]))
     assert np.array_equal(together[0], moves)
     lips = [moved_lips(shut, one) for one in together]

@@ -135,9 +135,9 @@ def animate(
     check_numbers(motion, picture)
     check_labels(labels)
     from joyhallo.cli.progress import progress_shown
-    from joyhallo.cli.startup import leave_out_compiler
+    from joyhallo.cli.startup import leave_out_unused
 
-    leave_out_compiler()
+    leave_out_unused()
     from joyhallo.render import render
 
     request = build_request((portrait, speech, output), motion, picture, labels, run)

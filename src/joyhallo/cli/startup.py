@@ -1,18 +1,29 @@
 """What makes a command start sooner."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
-def leave_out_compiler() -> None:
-    """Load diffusers without PyTorch's compiler, whose import takes one and a half seconds and which no command uses.
+def leave_out_unused() -> None:
+    """Load diffusers without what it would load and no command uses: PyTorch's compiler (one and a half seconds of imports),
+    with which it decorates models of its own, and transformers (half a second), to know its settings of quantised weights.
 
-    diffusers decorates models of its own for it, and does without where it finds none: only for a process that is ours, and
-    where neither has been loaded. Later imports find the compiler.
+    diffusers does without where it finds none: only for a process that is ours, and where none of them has been loaded. Later
+    imports find both.
     """
-    if "torch._dynamo" in sys.modules or "diffusers" in sys.modules:
+    if {"torch._dynamo", "diffusers", "transformers"} & sys.modules.keys():
         return
-    sys.modules["torch._dynamo"] = None  # type: ignore[assignment]  # what Python itself takes as "not there"
+    with _hidden("torch._dynamo"):
+        import diffusers.utils.torch_utils
+    with _hidden("transformers"):
+        import diffusers.quantizers  # noqa: F401
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    sys.modules[name] = None  # type: ignore[assignment]  # what Python itself takes as "not there"
     try:
-        import diffusers.utils.torch_utils  # noqa: F401
+        yield
     finally:
-        sys.modules.pop("torch._dynamo", None)
+        sys.modules.pop(name, None)

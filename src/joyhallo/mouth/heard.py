@@ -11,7 +11,10 @@ _LOUD_DB, _USUAL = 30.0, 95  # frames no farther than this under the loudest one
 _KNOCK = 5  # frames whose median is taken: what is louder for two of them is no voice
 _ON_THEIR_WAY_S = 0.12  # from speech to silence or back, in which lips move as they are read
 _SETTLES_S = 0.12  # that they take from there to rest
-_OPEN, _SHUT = -1.0, 1.0  # log-odds of being shut: up to the first lips are as open as they are seen, from the second on shut
+# Log-odds of being shut from which on lips begin to close and from which on they are shut: where the odds have a peak, as b, p
+# and m are over within three frames and not always sure, and anywhere.
+_AT_PEAK, _ANYWHERE = (-2.0, -1.0), (1.0, 2.0)
+_BESIDE = 0.5  # of a peak's closing, in the frames before and after it
 
 
 def freedom(levels_db: np.ndarray, fps: float) -> np.ndarray:
@@ -34,7 +37,10 @@ def freedom(levels_db: np.ndarray, fps: float) -> np.ndarray:
 
 def closing(shut_logits: np.ndarray) -> np.ndarray:
     """How far lips are closed, [F] in 0 to 1, from the log-odds that they are shut [F]."""
-    return smooth_step(shut_logits, _OPEN, _SHUT)
+    around = _windows(shut_logits, 1)
+    at_peak = smooth_step(shut_logits, *_AT_PEAK) * (shut_logits == around.max(1))
+    beside = _BESIDE * _windows(at_peak, 1).max(1)
+    return np.maximum.reduce([at_peak, beside, smooth_step(shut_logits, *_ANYWHERE)])
 
 
 def _windows(values: np.ndarray, reach: int) -> np.ndarray:

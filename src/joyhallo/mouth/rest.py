@@ -12,7 +12,6 @@ from joyhallo.models.lip_reader import LipReader
 from joyhallo.mouth.heard import closing, freedom
 from joyhallo.mouth.shape import brought_together
 
-_SHARPER = 0.35  # in time: small networks smear what is quick, and b, p, m between two vowels would not close
 _FASTEST_CM = 0.85  # that lips close within a frame: the fastest of each of twenty films, 0.8 in the median, 1.1 at most
 _NUM_VIEWS = 2  # of a frame; five are 0.2 px of 256 from them, steady in time as they are, and take twice as long
 
@@ -54,14 +53,12 @@ class LipFollower:
     def moves(self, frames: np.ndarray, first: int = 0) -> np.ndarray:
         """How far lip points (`anatomy.LIP_POINTS`) are from rest, in pixels of the frames [F, H, W, 3] uint8: [F, P, 2].
 
-        The frames follow one another, the first of them has that number in the video. Lips are moved on from where they are
-        before and after, so that short closures close; where they are heard to be shut they are; and they begin to close in
-        time (within the frames that are given together).
+        The frames follow one another, the first of them has that number in the video. Lips are shut where they are heard to be
+        (small networks smear what is quick, and b, p, m between two vowels would not close), and begin to close in time (within
+        the frames that are given together).
         """
-        moves = self._read(frames) - self._at_rest
-        around = np.concatenate([moves[:1], moves, moves[-1:]])
-        moves = moves + _SHARPER * (moves - (around[:-2] + around[2:]) / 2)
-        return self._unhurried(brought_together(moves, self._down, self._rest.closings(first, len(frames))))
+        closings = self._rest.closings(first, len(frames))
+        return self._unhurried(brought_together(self._read(frames) - self._at_rest, self._down, closings))
 
     def _unhurried(self, moves: np.ndarray) -> np.ndarray:
         """Lips that would close too fast begin to do so a frame before."""
