@@ -105,7 +105,7 @@ class Animator:
         """Move all networks."""
         for part in self.components.values():
             if isinstance(part, nn.Module):
-                part.to(device)
+                nn.Module.to(part, device)  # diffusers' own would load PyTorch's compiler
         return self
 
     def load_lora(self, path: str | Path, strength: float = 1.0) -> None:

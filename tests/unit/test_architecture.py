@@ -208,9 +208,10 @@ def test_a_command_loads_neither_compiler_nor_transformers():
 import sys
 from joyhallo.cli.startup import leave_out_unused
 leave_out_unused()
-import joyhallo.render
+import joyhallo.render, torch
+joyhallo.render.Animator.from_pretrained("mini").to(torch.device("cpu"))
 print("torch._dynamo" in sys.modules or "transformers" in sys.modules)
-import torch, transformers
+import transformers
 print(transformers.Wav2Vec2Config().model_type)
 print(float(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(()))))
 """

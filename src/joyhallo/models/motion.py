@@ -43,7 +43,8 @@ class TemporalAttention(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.attention = Attention(channels, num_heads)
-        self.register_buffer("positions", sinusoidal_positions(max_length, channels))
+        with torch.device("cpu"):  # the arithmetic of the meta device would load PyTorch's compiler
+            self.register_buffer("positions", sinusoidal_positions(max_length, channels))
 
     def place(self, hidden: Tensor, start: int) -> Tensor:
         """Normalise [B,L,F,C] and add the positions start, start + 1, …"""

@@ -63,8 +63,9 @@ class MelSpeechNetwork(ModelMixin, ConfigMixin):
         hears_shut_lips: bool = False,
     ) -> None:
         super().__init__()
-        self.register_buffer("filters", mel_filters(num_bands))
-        self.register_buffer("window", torch.hann_window(_WINDOW))
+        with torch.device("cpu"):  # the arithmetic of the meta device would load PyTorch's compiler
+            self.register_buffer("filters", mel_filters(num_bands))
+            self.register_buffer("window", torch.hann_window(_WINDOW))
         # Whole-corpus statistics of the log-mel bands; set before training.
         self.register_buffer("band_mean", torch.zeros(num_bands))
         self.register_buffer("band_std", torch.ones(num_bands))

@@ -143,7 +143,8 @@ def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Modu
     else:
         network = build_and_load(lambda: kind.from_config(config), open_tensors(files[0]), dtype=dtype)
     network = network.eval().requires_grad_(False)
-    return network.to(memory_format=torch.channels_last) if class_name != "Wav2Vec2Model" else network
+    # Not the network's own `to`: that of diffusers loads PyTorch's compiler.
+    return nn.Module.to(network, memory_format=torch.channels_last) if class_name != "Wav2Vec2Model" else network
 
 
 def read_json(path: Path) -> dict[str, Any]:
