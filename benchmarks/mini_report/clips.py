@@ -27,7 +27,7 @@ from joyhallo.sampling.options import Options
 from joyhallo.weights.hub import file_sha256, own_face_models
 from joyhallo.weights.pipeline_folder import find_folder
 from mini_report.people import STYLES, TURNED, in_style
-from mini_report.sayings import Saying, english, sentences, syllables_in_a_row, tracked_file
+from mini_report.sayings import Saying, english, in_another_voice, sentences, syllables_in_a_row, tracked_file
 from mini_report.traces import Trace, engine_points, film_trace, trace
 from mini_report.turning import turned
 
@@ -63,17 +63,18 @@ class Job:
 
 
 def plan(sources: Sources, stills: Sequence[Still], mesh: FaceMesh) -> list[Job]:
-    """Everybody speaks English, two of three Mandarin too: syllables and sentences by turns.
+    """Everybody speaks English, two of three Mandarin too: syllables and sentences by turns, syllables in another voice too.
 
     A few speak in other styles, or turned.
     """
     films = english(sources.videos, sources.work, mesh)
     count = (len(stills) + 2) // 3
-    spoken = [saying for pair in zip(syllables_in_a_row(sources.syllables, count), _sentences(sources, count), strict=True)
-              for saying in pair]  # fmt: skip
+    rows = syllables_in_a_row(sources.syllables, count)
+    spoken = [saying for pair in zip(rows, _sentences(sources, count), strict=True) for saying in pair]
     listeners = [still for number, still in enumerate(stills) if number % 3 != 2]
     jobs = [Job(still, films[number % len(films)]) for number, still in enumerate(stills)]
     jobs += [Job(still, saying) for still, saying in zip(listeners, spoken, strict=False)]
+    jobs += [Job(still, in_another_voice(saying)) for still, saying in zip(listeners[::2], rows, strict=False)]
     if len(stills) >= _FEWEST_FOR_STYLES:
         jobs += [
             Job(still, films[number % len(films)], style)

@@ -3,7 +3,7 @@
 Axes: F frames at 25 a second, T samples at 16 kHz.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
 from joyhallo.data.heldout import split_videos
 from joyhallo.data.synthesis import mandarin
 from joyhallo.data.synthesis.speakers import Film, load_tracked, save_tracked, track
-from joyhallo.data.synthesis.voice_change import faster
+from joyhallo.data.synthesis.voice_change import draw_voice, faster, in_voice
 from joyhallo.errors import UserError
 from joyhallo.evaluation.lips import is_silent, loudness_db
 from joyhallo.evaluation.pinyin import BILABIALS, read_syllable
@@ -28,6 +28,7 @@ _NO_ONSET = ("m", "f", "v")  # letters said "em", "ef", "vee": the lips close la
 _HALF_CLOSED = ("f",)  # the lower lip meets the teeth: neither closed nor open
 _MOST_SILENT = 0.5  # share of a piece of a recording
 _PACE = 1.5  # isolated syllables are slow
+OTHER_VOICE = "other voice"  # the kind of syllables that another voice speaks
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Saying:
     """F frames of held-out speech."""
 
     name: str
-    kind: str  # "english", "syllables" or "sentence"
+    kind: str  # "english", "syllables", "sentence", or OTHER_VOICE
     speech: np.ndarray  # [F·640] float32
     onsets: tuple[Onset, ...] = ()
     film: Path | None = None  # whose sound it is
@@ -141,6 +142,13 @@ def _in_a_row(lips: list[Path], others: list[Path], number: int) -> Saying:
         speech[at : at + len(sound)] += sound * (0.08 / max(float(sound.std()), 1e-6))
         onsets.append(Onset(int(at / SAMPLES_PER_FRAME), turn % 2 == 0))
         at, turn = at + len(sound), turn + 1
+
+
+def in_another_voice(saying: Saying) -> Saying:
+    """The same, spoken at the same times by a voice that was drawn by the saying's name."""
+    voice = draw_voice(np.random.default_rng(list(saying.name.encode())))
+    speech = in_voice(saying.speech, voice, len(saying.speech))
+    return replace(saying, name=f"{saying.name}-voice", kind=OTHER_VOICE, speech=speech)
 
 
 def _speaking_part(speech: np.ndarray) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from joyhallo.errors import UserError
 from joyhallo.media.files import written_whole
 from mini_report.effort import Effort
 from mini_report.people import FROM_MESH, SEEN_BY_EYE, STYLES, TURNED
+from mini_report.sayings import OTHER_VOICE
 from mini_report.scores import ClipScores, mean_of, share_of
 
 BEGIN, END = "<!-- mini_report: begin -->", "<!-- mini_report: end -->"
@@ -46,9 +47,14 @@ class Findings:
     effort: Effort | None  # None in a quick look
 
     @property
+    def everybody(self) -> list[Shown]:
+        """The clips of portraits as they are, and of voices as they are."""
+        return [clip for clip in self.shown if not clip.is_styled and clip.scores.kind != OTHER_VOICE]
+
+    @property
     def plain(self) -> list[ClipScores]:
-        """The clips of portraits as they are."""
-        return [clip.scores for clip in self.shown if not clip.is_styled]
+        """Their scores."""
+        return [clip.scores for clip in self.everybody]
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,11 @@ def rows_of(findings: Findings) -> list[Row]:
     plain = findings.plain
     english = [clip for clip in plain if clip.kind == "english"]
     mandarin = [clip for clip in plain if clip.kind != "english"]
+    voices = [clip.scores for clip in findings.shown if clip.scores.kind == OTHER_VOICE]
     return [
         *_lip_rows(english, mandarin, findings.filmed),
         *_closure_rows(english, mandarin, findings.filmed),
+        *_voice_rows(voices),
         *_face_rows(findings, plain),
         *_cost_rows(findings, plain),
     ]
@@ -132,9 +140,26 @@ def _closure_rows(english: list[ClipScores], mandarin: list[ClipScores], filmed:
     return rows
 
 
+def _voice_rows(voices: list[ClipScores]) -> list[Row]:
+    rows = [
+        Row(
+            "in other voices: in time or shifted (AUC)",
+            "",
+            shifted_auc(voices),
+            None,
+            f"{len(voices)} clips",
+            3,
+        )
+    ]
+    for title, name in (("lips close on b, p, m", "bilabials"), ("lips close on others", "others")):
+        events = [closed for clip in voices for closed in getattr(clip, name)]
+        rows.append(Row(f"in other voices: {title}", "", share_of(events), None, f"{len(events)} onsets", 0, "%"))
+    return rows
+
+
 def _face_rows(findings: Findings, plain: list[ClipScores]) -> list[Row]:
     filmed, silent = findings.filmed, sum(clip.num_silent for clip in plain)
-    ratios = [clip.amplitude_ratio for clip in findings.shown if not clip.is_styled]
+    ratios = [clip.amplitude_ratio for clip in findings.everybody]
     ratio = float(np.median([value for value in ratios if value is not None])) if any(ratios) else None
     is_like = None if ratio is None else 0.85 <= ratio <= 1.15
     flicker, real = mean_of([clip.flicker for clip in plain]), mean_of([clip.flicker for clip in filmed])
@@ -178,7 +203,7 @@ def _cost_rows(findings: Findings, plain: list[ClipScores]) -> list[Row]:
 
 def group_cells(findings: Findings) -> list[list[str]]:
     """The second table: one line for each group."""
-    everybody = [clip for clip in findings.shown if not clip.is_styled]
+    everybody = findings.everybody
     lines = [_group_line("everybody", everybody)]
     for group in (*SEEN_BY_EYE, *FROM_MESH):
         lines.append(_group_line(group, [clip for clip in everybody if group in clip.groups]))

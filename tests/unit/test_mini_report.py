@@ -92,6 +92,13 @@ def test_syllables_follow_one_another_where_their_onsets_are_said_to_be(tmp_path
     assert first.name != second.name
     again = sayings.syllables_in_a_row(tmp_path, 1)[0]
     assert np.array_equal(first.speech, again.speech)
+    changed, again = sayings.in_another_voice(first), sayings.in_another_voice(again)
+    assert np.array_equal(changed.speech, again.speech)
+    assert (changed.onsets, changed.speech.shape) == (first.onsets, first.speech.shape)
+    assert (changed.name, changed.kind) == ("syllables-00-voice", sayings.OTHER_VOICE)
+    assert np.corrcoef(changed.speech, first.speech)[0, 1] < 0.5
+    loud = (np.abs(sound).reshape(sayings.NUM_FRAMES, -1).mean(1) for sound in (changed.speech, first.speech))
+    assert np.corrcoef(*loud)[0, 1] > 0.8
 
 
 def test_the_score_of_lips_in_time_is_high_and_falls_when_they_are_shifted():
@@ -176,6 +183,9 @@ def test_every_number_is_held_against_its_target():
     assert unmet == [
         "of these, spoken sentences",
         "of these, syllables in a row",
+        "in other voices: in time or shifted (AUC)",
+        "in other voices: lips close on b, p, m",
+        "in other voices: lips close on others",
         "clips whose picture is refused, with the reason",
         "processor time of the frames alone, one thread",
     ]
@@ -187,6 +197,20 @@ def test_other_weights_stand_beside_the_embedded_ones():
     assert first[head.index("embedded weights")] == "0.33"
     assert first[head.index("these weights")] == "0.70 ✓"
     assert "embedded" not in table.report_text(findings(clip_scores()), "")
+
+
+def test_other_voices_have_rows_of_their_own_and_are_in_no_other():
+    other = clip_scores(kind=sayings.OTHER_VOICE, bilabials=(False, True), others=(True, True), psnr_db=10.0)
+    alone, with_voice = ({row.title: row for row in table.rows_of(findings(*made))}
+                         for made in ([clip_scores()], [clip_scores(), other]))  # fmt: skip
+    rows = [with_voice[f"in other voices: lips close on {which}"] for which in ("b, p, m", "others")]
+    assert [row.value for row in rows] == [0.5, 1]
+    assert {title for title, row in with_voice.items() if row != alone[title]} == {
+        "in other voices: in time or shifted (AUC)",
+        *(row.title for row in rows),
+        "clips in which the face is lost",
+        "clips whose picture is refused, with the reason",
+    }
 
 
 def test_the_size_is_that_of_float16_whatever_is_stored(tmp_path):
