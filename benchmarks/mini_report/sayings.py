@@ -14,7 +14,7 @@ from joyhallo.data.frames import FPS, SAMPLES_PER_FRAME
 from joyhallo.data.heldout import split_videos
 from joyhallo.data.synthesis import mandarin
 from joyhallo.data.synthesis.speakers import Film, load_tracked, save_tracked, track
-from joyhallo.data.synthesis.voice_change import draw_voice, faster, in_voice
+from joyhallo.data.synthesis.voice_change import Voice, faster, in_voice
 from joyhallo.errors import UserError
 from joyhallo.evaluation.lips import is_silent, loudness_db
 from joyhallo.evaluation.pinyin import BILABIALS, read_syllable
@@ -29,6 +29,7 @@ _HALF_CLOSED = ("f",)  # the lower lip meets the teeth: neither closed nor open
 _MOST_SILENT = 0.5  # share of a piece of a recording
 _PACE = 1.5  # isolated syllables are slow
 OTHER_VOICE = "other voice"  # the kind of syllables that another voice speaks
+_OTHER_VOICES = (-4, 4, -7, 7)  # semitones of its pitch; formants go the same way by three tenths of it
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,9 @@ def _in_a_row(lips: list[Path], others: list[Path], number: int) -> Saying:
 
 
 def in_another_voice(saying: Saying) -> Saying:
-    """The same, spoken at the same times by a voice that was drawn by the saying's name."""
-    voice = draw_voice(np.random.default_rng(list(saying.name.encode())))
+    """The same, spoken at the same times by one of four voices: its number says which."""
+    semitones = _OTHER_VOICES[int(saying.name.rpartition("-")[2]) % len(_OTHER_VOICES)]
+    voice = Voice(2 ** (semitones / 12), 2 ** (0.3 * semitones / 12))
     speech = in_voice(saying.speech, voice, len(saying.speech))
     return replace(saying, name=f"{saying.name}-voice", kind=OTHER_VOICE, speech=speech)
 

@@ -29,7 +29,7 @@ def noise(num_samples, seed=0):
 class Marks:
     """Not a network: the feature of a frame is the mean of its samples and the number of samples it was given."""
 
-    num_blocks, channels, chunk_s, context_s, shut_logits = 1, 2, 1e9, 0.0, None
+    num_blocks, channels, chunk_s, context_s = 1, 2, 1e9, 0.0
 
     def encode(self, waveform, num_frames):
         self.length = len(waveform)

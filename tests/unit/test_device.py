@@ -6,6 +6,14 @@ import torch
 from joyhallo import device
 
 
+def test_all_cores_are_given_back(monkeypatch):
+    monkeypatch.setattr(device, "num_cores", lambda: 3)
+    before = torch.get_num_threads()
+    with device.all_cores():
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize(
     ("description", "dtype"),
     [

@@ -219,12 +219,17 @@ def test_speech_encoder_hears_the_opening(sources):
     assert np.corrcoef(shut[test].ravel(), clips.opening[test, 2:-2].ravel())[0, 1] < -0.5
 
 
-def test_speech_encoder_goes_on_from_another(sources, tmp_path):
+@pytest.mark.parametrize("hears_shut_lips", [False, True])
+def test_speech_encoder_goes_on_from_another(sources, tmp_path, hears_shut_lips):
     torch.set_num_threads(1)
-    known = MelSpeechNetwork(num_bands=20, channels=24, num_blocks=2, num_fine_blocks=1)
+    known = MelSpeechNetwork(20, 24, num_blocks=2, num_fine_blocks=1, hears_shut_lips=hears_shut_lips)
+    with torch.no_grad():
+        (known.shut if hears_shut_lips else known.norms)[-1].bias.fill_(3)
     known.save_pretrained(tmp_path / "known")
     network = speech.train_speech(read_lip_clips(sources, BASE), minutes=0.01, batch_size=2, init=tmp_path / "known")
     assert network.config["channels"] == 24
+    assert network.config["hears_shut_lips"]
+    assert (network.shut if hears_shut_lips else network.norms)[-1].bias.min() > 2, "it begins where the other ended"
     assert torch.equal(network.band_mean, known.band_mean)
     assert not torch.equal(network.input.weight, known.input.weight)
     with pytest.raises(UserError, match="is missing"):

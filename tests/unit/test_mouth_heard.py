@@ -84,7 +84,16 @@ def test_a_moment_that_may_be_a_b_closes_lips_and_what_is_around_it_half():
     assert closing(odds)[7:14] == pytest.approx([0, 0, 0.5, 1, 0.5, 0, 0])
     odds[10] = -1.5  # no less likely at its neighbours: one long closure, unsure
     assert closing(odds)[8:13] == pytest.approx([0.25, 0.5, 0.5, 0.5, 0.25])
-    assert (closing(np.full(20, -6.0)) == 0).all()
+
+
+def test_a_little_noise_closes_no_lips_and_opens_none():
+    for odds, share in ((-6.0, 0), (-1.0, 0), (0.5, 0), (3.0, 1)):
+        noisy = odds + np.random.default_rng(0).normal(0, 0.01, 200)
+        assert closing(noisy) == pytest.approx(np.full(200, share), abs=1e-3)
+    odds = np.full(20, -6.0)
+    odds[9:12] = -0.9
+    noisy = odds + np.random.default_rng(1).normal(0, 0.01, 20)
+    assert closing(noisy) == pytest.approx(closing(odds), abs=0.02)
 
 
 def test_of_a_recording_lips_are_held_where_it_is_silent():

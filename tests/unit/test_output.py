@@ -88,6 +88,15 @@ def test_in_silence_the_picture_is_its_own_whatever_the_frame_shows(portrait, re
     assert 0 < np.abs(settling - held).sum() < np.abs(free - held).sum()
 
 
+def test_every_clip_has_its_own_closings(portrait, rest):
+    frame = rest.still.copy()
+    frame[20:28, 8:24] = 5
+    closed_in_frame_2 = Finish(portrait, Output(), replace(rest, closings=np.array([0, 0, 1, 0])))
+    pictures = [picture for first in (0, 2) for picture in closed_in_frame_2.apply(np.stack([frame] * 2), first)]
+    opened = finished(Finish(portrait, Output(), rest), frame)
+    assert [np.array_equal(picture, opened) for picture in pictures] == [True, True, False, True]
+
+
 def test_lips_that_settle_hide_what_the_frame_shows_between_them(portrait, rest, monkeypatch):
     """A frame of a wide mouth must not be read as skin that has moved, however little of it is shown."""
     frame, hidden = rest.still.copy(), []

@@ -1,5 +1,6 @@
 """From a dataset to batches: which samples and frames a number means, and what a batch holds of them."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -15,7 +16,15 @@ from joyhallo.data.picking import Drawing, Picker, choose_clip, choose_pictures
 from joyhallo.data.randomness import stream
 from joyhallo.errors import UserError
 from joyhallo.models.latents import LatentSpace
-from joyhallo.training.sources import CachedLatents, EncodedSpeech, LiveLatents, StoredSpeech, encode_speech
+from joyhallo.training.distributed import Processes
+from joyhallo.training.sources import (
+    CachedLatents,
+    EncodedSpeech,
+    LiveLatents,
+    StoredSpeech,
+    encode_speech,
+    latent_source,
+)
 from made_data import made_facts
 from tiny import draw_weights, drawn_pipeline
 from training_runs import NUM_FRAMES, SIZE_PX, make_dataset, pictures
@@ -182,6 +191,26 @@ def test_a_cache_gives_what_encoding_gives(dataset, pipe, kl, tmp_path, kind, is
         mean = batches(dataset, LiveLatents(dataset, vae, None), drawing=drawing)
         is_mean = torch.equal(expected.latents, mean.finish(mean.load(list(range(6))), CPU).latents)
         assert is_mean == (not is_drawn)
+
+
+def test_latents_are_encoded_in_the_run_s_numbers_unless_they_are_there(dataset, pipe):
+    alone = Processes(CPU)
+    folders = {shard.folder / "latents" for shard in dataset.shards}
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def kinds() -> set[str]:
+        return {path.name.partition("-")[2] for folder in folders for path in folder.iterdir()}
+
+    latent_source(dataset, pipe.vae, CLIP, 0, alone, torch.bfloat16)
+    assert kinds() == {"bf16"}
+    latent_source(dataset, pipe.vae, CLIP, 0, alone, torch.float32)
+    assert kinds() == {"bf16", ""}
+    for folder in folders:
+        (half,) = folder.glob("*-bf16")
+        shutil.rmtree(half)
+    latent_source(dataset, pipe.vae, CLIP, 0, alone, torch.bfloat16)
+    assert kinds() == {""}, "those in float32 are taken"
 
 
 def test_grey_is_a_picture_of_zeros(dataset, pipe):

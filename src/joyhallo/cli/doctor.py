@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from joyhallo._version import __version__
 from joyhallo.cli import EXIT_SHORTFALL
+from joyhallo.cores import num_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,7 @@ def _show(finding: Finding) -> None:
 
 def _system() -> Iterator[Finding]:
     text = f"JoyHallo {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    yield Finding("system", "ok", f"{text}, {os.cpu_count()} CPUs")
+    yield Finding("system", "ok", f"{text}, {num_cores()} CPUs")
     from joyhallo.weights.hub import cache_folder
 
     folder = cache_folder()

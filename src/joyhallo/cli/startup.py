@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 
 def leave_out_unused() -> None:
-    """Load diffusers without what it would load and no command uses: PyTorch's compiler (one and a half seconds of imports),
-    with which it decorates models of its own, and transformers (half a second), to know its settings of quantised weights.
+    """Load diffusers without PyTorch's compiler (one and a half seconds of imports), with which it decorates models of its own,
+    and without transformers (half a second), of which it wants the settings of quantised weights.
 
     diffusers does without where it finds none: only for a process that is ours, and where none of them has been loaded. Later
     imports find both.

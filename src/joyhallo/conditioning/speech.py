@@ -6,7 +6,7 @@ Axes: T samples at 16 kHz, F video frames, S all video frames of the padded trac
 import math
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from joyhallo.errors import UserError
 from joyhallo.media.audio import stream_speech
+from joyhallo.models.speech_encoder import NUM_AROUND
 
 if TYPE_CHECKING:
     from transformers import Wav2Vec2Model
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from joyhallo.conditioning.vocals import VocalSeparator
 
 SAMPLE_RATE_HZ = 16000
-WINDOW_RADIUS = 2  # frames on either side: five in all
+WINDOW_RADIUS = NUM_AROUND // 2  # frames on either side: five in all
 SILENCE_DBFS = -60.0
 NORM_EPSILON = 1e-7  # of the published feature extractor
 SPOOL_BYTES = 64 * 2**20  # longer recordings wait on disk
@@ -38,10 +39,13 @@ class SpeechEncoder(Protocol):
     channels: int
     chunk_s: float  # up to this long, a recording is encoded as a whole
     context_s: float  # what a longer one's chunks hear on either side of what they are kept for
-    shut_logits: Callable[[Tensor], Tensor] | None  # of windows [F, 5, blocks, C]: log-odds that lips are shut [F]
 
     def encode(self, waveform: Tensor, num_frames: int) -> Tensor:
         """Features [num_frames, blocks, C] float32 of `waveform` [T], which may end within the last frame."""
+        ...
+
+    def shut_logits(self, windows: Tensor) -> Tensor | None:
+        """Log-odds [F] float32 that lips are shut, from windows of features [F, 5, blocks, C]; None: it cannot tell."""
         ...
 
 
@@ -86,12 +90,12 @@ class SpeechFeatures:
 
     def shut_logits(self) -> np.ndarray | None:
         """Log-odds that lips are shut, for every frame [num_frames]; None where the encoder does not tell."""
-        tell = self._encoder.shut_logits
-        if tell is None:
-            return None
-        starts = range(0, self.num_frames, self._chunk_frames)
-        counts = (min(self._chunk_frames, self.num_frames - start) for start in starts)
-        told = [tell(self.window(start, count)) for start, count in zip(starts, counts, strict=True)]
+        told = []
+        for start in range(0, self.num_frames, self._chunk_frames):
+            part = self._encoder.shut_logits(self.window(start, min(self._chunk_frames, self.num_frames - start)))
+            if part is None:
+                return None
+            told.append(part)
         return torch.cat(told).numpy()
 
     def window(self, start: int, num_frames: int) -> Tensor:
@@ -224,7 +228,6 @@ class Wav2Vec2Speech:
         self.num_blocks = 1 if self._only_last else int(model.config.num_hidden_layers)
         self.channels = int(model.config.hidden_size)
         self.chunk_s, self.context_s = chunk_s, context_s
-        self.shut_logits: Callable[[Tensor], Tensor] | None = None
 
     def encode(self, waveform: Tensor, num_frames: int) -> Tensor:
         """Features [num_frames, blocks, C] float32 on the CPU of a normalised `waveform` [T]: hidden_states[1:]."""
@@ -237,6 +240,9 @@ class Wav2Vec2Speech:
             layers = self._run_layers(hidden)
         kept = layers[-1:] if self._only_last else layers
         return torch.stack(kept, dim=1)[0].transpose(0, 1).float().cpu()
+
+    def shut_logits(self, windows: Tensor) -> Tensor | None:
+        """None: these networks were not trained for it."""
 
     def _run_layers(self, hidden: Tensor) -> list[Tensor]:
         """The outputs [1, S, C] of all layers; run one by one because not every transformers hands them out."""
@@ -265,7 +271,6 @@ class MelSpeech:
         self.chunk_s = chunk_s
         self.context_s = int(network.context_frames) * self._samples_per_frame / SAMPLE_RATE_HZ
         self.num_blocks, self.channels = self.encode(torch.zeros(self._samples_per_frame), 1).shape[1:]
-        self.shut_logits: Callable[[Tensor], Tensor] | None = self._told if network.config["hears_shut_lips"] else None
 
     def encode(self, waveform: Tensor, num_frames: int) -> Tensor:
         """Features [num_frames, blocks, C] float32 on the CPU of a normalised `waveform` [T], continued with zeros."""
@@ -274,6 +279,9 @@ class MelSpeech:
         with torch.no_grad():
             return self._network(waveform[None].to(parameter.device))[0].float().cpu()
 
-    def _told(self, windows: Tensor) -> Tensor:
+    def shut_logits(self, windows: Tensor) -> Tensor | None:
+        """See `SpeechEncoder`."""
+        if not self._network.config["hears_shut_lips"]:
+            return None
         with torch.no_grad():
             return self._network.shut_logits(windows.to(next(self._network.parameters()).device)).cpu()

@@ -107,6 +107,15 @@ class LatentCache:
                 raise writing_error(problem, place, "latents", DatasetError) from problem
         return cls(dataset, vae, folder, dtype)
 
+    @classmethod
+    def is_encoded(cls, dataset: Dataset, vae: nn.Module, folder: str | Path | None = None) -> bool:
+        """Whether all latents are there, in float32's products."""
+        try:
+            cls(dataset, vae, folder)
+        except DatasetError:
+            return False
+        return True
+
     def frames(self, i: int, indices: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
         """Latents of frames of sample `i`: [n, C, h, w] float32, in the order asked for.
 

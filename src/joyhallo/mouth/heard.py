@@ -11,9 +11,11 @@ _LOUD_DB, _USUAL = 30.0, 95  # frames no farther than this under the loudest one
 _KNOCK = 5  # frames whose median is taken: what is louder for two of them is no voice
 _ON_THEIR_WAY_S = 0.12  # from speech to silence or back, in which lips move as they are read
 _SETTLES_S = 0.12  # that they take from there to rest
-# Log-odds of being shut from which on lips begin to close and from which on they are shut: where the odds have a peak, as b, p
-# and m are over within three frames and not always sure, and anywhere.
+# Log-odds of being shut from which on lips begin to close and from which on they are shut: at a peak of theirs, as b, p and m
+# are over within three frames and not always sure, and anywhere.
 _AT_PEAK, _ANYWHERE = (-2.0, -1.0), (1.0, 2.0)
+_UNDER_PEAK = 0.5  # a frame with so much less than a neighbour is no peak,
+_RISE, _RISE_FRAMES = (0.5, 1.5), 3  # nor is one that rises by less than the first over what is so near
 _BESIDE = 0.5  # of a peak's closing, in the frames before and after it
 
 
@@ -37,8 +39,9 @@ def freedom(levels_db: np.ndarray, fps: float) -> np.ndarray:
 
 def closing(shut_logits: np.ndarray) -> np.ndarray:
     """How far lips are closed, [F] in 0 to 1, from the log-odds that they are shut [F]."""
-    around = _windows(shut_logits, 1)
-    at_peak = smooth_step(shut_logits, *_AT_PEAK) * (shut_logits == around.max(1))
+    is_highest = smooth_step(shut_logits - _windows(shut_logits, 1).max(1), -_UNDER_PEAK, 0)
+    has_risen = smooth_step(shut_logits - _windows(shut_logits, _RISE_FRAMES).min(1), *_RISE)
+    at_peak = smooth_step(shut_logits, *_AT_PEAK) * is_highest * has_risen
     beside = _BESIDE * _windows(at_peak, 1).max(1)
     return np.maximum.reduce([at_peak, beside, smooth_step(shut_logits, *_ANYWHERE)])
 

@@ -18,12 +18,12 @@ _NUM_VIEWS = 2  # of a frame; five are 0.2 px of 256 from them, steady in time a
 
 @dataclass(frozen=True, eq=False)
 class Rest:
-    """The unmoved portrait as the weights draw it, what reads the lips in frames like it, and when lips rest."""
+    """The unmoved portrait as the weights draw it, what reads the lips in frames like it, and what is heard of lips."""
 
     still: np.ndarray  # [H, W, 3] uint8
     reader: LipReader
     freedom: np.ndarray | None = None  # [F] of a video's frames, see `heard`; None where its sound is not known
-    closing: np.ndarray | None = None  # [F] how far lips are closed on what is heard, 0 to 1; None where nothing tells
+    closings: np.ndarray | None = None  # [F] how far lips are closed, 0 to 1, see `heard`; None where nothing tells
 
     @classmethod
     def of_speech(cls, still: np.ndarray, reader: LipReader, speech: SpeechFeatures, fps: int) -> "Rest":
@@ -35,9 +35,9 @@ class Rest:
         """How far lips may leave rest in a frame, 0 to 1."""
         return 1.0 if self.freedom is None else float(self.freedom[frame])
 
-    def closings(self, first: int, num_frames: int) -> np.ndarray:
+    def closed(self, first: int, num_frames: int) -> np.ndarray:
         """How far lips are closed in frames from `first` on, whatever the frames show: [num_frames]."""
-        return np.zeros(num_frames) if self.closing is None else self.closing[first : first + num_frames]
+        return np.zeros(num_frames) if self.closings is None else self.closings[first : first + num_frames]
 
 
 class LipFollower:
@@ -50,15 +50,15 @@ class LipFollower:
         self._down, self._fastest_px = pose.rotation[:2, 1], _FASTEST_CM * pose.scale
         self._at_rest = self._read(rest.still[None])
 
-    def moves(self, frames: np.ndarray, first: int = 0) -> np.ndarray:
+    def moves(self, frames: np.ndarray, first: int) -> np.ndarray:
         """How far lip points (`anatomy.LIP_POINTS`) are from rest, in pixels of the frames [F, H, W, 3] uint8: [F, P, 2].
 
         The frames follow one another, the first of them has that number in the video. Lips are shut where they are heard to be
         (small networks smear what is quick, and b, p, m between two vowels would not close), and begin to close in time (within
         the frames that are given together).
         """
-        closings = self._rest.closings(first, len(frames))
-        return self._unhurried(brought_together(self._read(frames) - self._at_rest, self._down, closings))
+        moves = self._read(frames) - self._at_rest
+        return self._unhurried(brought_together(moves, self._down, self._rest.closed(first, len(frames))))
 
     def _unhurried(self, moves: np.ndarray) -> np.ndarray:
         """Lips that would close too fast begin to do so a frame before."""

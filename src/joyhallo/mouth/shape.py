@@ -51,7 +51,7 @@ def shut_lips(points: np.ndarray) -> Lips:
 def brought_together(moves: np.ndarray, down: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Lips whose points have made `moves` [F, P, 2], with a share [F] of their opening along `down` [2] taken away.
 
-    The jaw stays where it is: outer lines go half as far as inner ones, and the mouth keeps its width.
+    The skin beyond them stays where it is, and the mouth as wide: outer lines go half as far as inner ones.
     """
     opening = np.maximum((moves[:, _LOWER_IN] - moves[:, _UPPER_IN]) @ down, 0)
     inwards = (share[:, None] * opening / 2)[..., None] * down

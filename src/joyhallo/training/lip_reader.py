@@ -1,7 +1,7 @@
 """A small network that reads where the lips are in a decoded mouth, so that training can hold lips to their places.
 
 Differences of pixels hardly notice that the corners of a mouth, or the upper lip, are a pixel too far; people do. The reader is
-a tool of training and no part of what is handed out: it is trained once, on the decoded mouths of a dataset.
+trained once, on the decoded mouths of a dataset; finished pictures show lips where it reads them.
 
 Axes: N pictures, P lip points, h and w the latent place.
 """
@@ -21,6 +21,7 @@ from joyhallo.data.batches import mask_depths
 from joyhallo.data.dataset import Dataset, open_datasets
 from joyhallo.data.latents import LatentCache
 from joyhallo.data.pixels import prefer_channels_last
+from joyhallo.device import all_cores
 from joyhallo.errors import run_as_command
 from joyhallo.models.latents import decode_latents, downscale_factor
 from joyhallo.models.lip_reader import LipReader
@@ -116,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     dataset = open_datasets(given.data)
     vae = load_component(given.vae, "PatchAutoencoder", torch.float32)
-    mouths = DecodedMouths(dataset, LatentCache.encode_dataset(dataset, vae), vae)
+    with all_cores():
+        latents = LatentCache.encode_dataset(dataset, vae)
+    mouths = DecodedMouths(dataset, latents, vae)
     train_lip_reader(mouths, given.minutes).save_pretrained(given.output)
 
 

@@ -146,11 +146,14 @@ def latent_source(
 ) -> Any:  # noqa: ANN401
     """Where a run's latents come from; those of a cache that are not there yet are encoded first, by the first process.
 
-    It computes them in `dtype`, and on a CPU with all cores, since the other processes wait.
+    It computes them in `dtype`, and on a CPU with all cores, since the other processes wait. Where all are there in float32,
+    they are taken.
     """
     drawn = seed if drawing.samples_latents else None
     if drawing.latents == "live":
         return LiveLatents(dataset, vae, drawn)
+    if LatentCache.is_encoded(dataset, vae):
+        dtype = torch.float32
     if processes.is_first:
         with all_cores():
             LatentCache.encode_dataset(dataset, vae, dtype=dtype, progress=_Told("encoding latents: %d of %d frames"))

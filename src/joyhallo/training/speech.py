@@ -10,7 +10,7 @@ import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -134,9 +134,7 @@ def _new_encoder(clips: LipClips, changer: SoundChanger) -> MelSpeechNetwork:
 def _known_encoder(folder: Path) -> MelSpeechNetwork:
     """Raises UserError when there is none in the folder."""
     known = load_component(folder, "MelSpeechNetwork", torch.float32)
-    config: Any = known.config
-    sizes = {name: config[name] for name in ("num_bands", "channels", "num_blocks", "num_fine_blocks")}
-    encoder = MelSpeechNetwork(**sizes, hears_shut_lips=True)
+    encoder: Any = MelSpeechNetwork.from_config({**cast("dict[str, Any]", known.config), "hears_shut_lips": True})
     encoder.load_state_dict({**encoder.state_dict(), **known.state_dict()})
     return encoder.train()
 

@@ -143,8 +143,10 @@ def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Modu
     else:
         network = build_and_load(lambda: kind.from_config(config), open_tensors(files[0]), dtype=dtype)
     network = network.eval().requires_grad_(False)
-    # Not the network's own `to`: that of diffusers loads PyTorch's compiler.
-    return nn.Module.to(network, memory_format=torch.channels_last) if class_name != "Wav2Vec2Model" else network
+    if class_name == "Wav2Vec2Model":
+        return network
+    move: Any = nn.Module.to  # not the network's own: that of diffusers loads PyTorch's compiler
+    return move(network, memory_format=torch.channels_last)
 
 
 def read_json(path: Path) -> dict[str, Any]:
