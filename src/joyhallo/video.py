@@ -21,7 +21,7 @@ class Video:
     fps: int
     portrait: Portrait
     speech: str | Path | np.ndarray | None  # the recording as it was given; None when only its features were
-    rest: Rest | None = None  # the unmoved portrait, and when lips rest, where weights predict changes
+    rest: Rest | None = None  # the unmoved portrait, and what is heard of lips, where weights predict changes
     idle: IdleMotion | None = None  # of head and eyes, where the weights hold them still
 
     def write(self, path: str | Path, *, paste_back: bool = True, **output: Any) -> Path:  # noqa: ANN401 (the fields of Output)
