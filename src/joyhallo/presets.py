@@ -116,7 +116,7 @@ def mini() -> Preset:
             height=256,
             width=256,
             num_steps=1,
-            guidance_scale=1.7,
+            guidance_scale=1.0,
             guidance_end=0.4,
             unconditional_drops=("audio",),
             shared_noise=1.0,

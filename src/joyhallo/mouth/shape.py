@@ -10,8 +10,8 @@ import numpy as np
 from joyhallo.conditioning import anatomy
 from joyhallo.easing import smooth_step
 
-_SHUT_CM, _OPEN_CM = 0.05, 0.2  # lips that are read nearer than the first have met, beyond the second they have not
-_STRESS, _WIDTH = 0.65, 0.95  # the power of an opening and what one of a centimetre becomes: unsure lips part by too little
+_SHUT_CM, _OPEN_CM = 0.03, 0.12  # lips that are read nearer than the first have met, beyond the second they have not
+_STRESS, _WIDTH = 0.65, 1.25  # the power of an opening and what one of a centimetre becomes: unsure lips part by too little
 _WIDEST_CM = 4.0
 _OUTER_FOLLOW = 0.5  # how far the outer lines go where the inner ones are brought together
 _UPPER_OUT, _LOWER_OUT, _UPPER_IN, _LOWER_IN = (
