@@ -10,8 +10,8 @@ import numpy as np
 from joyhallo.conditioning import anatomy
 from joyhallo.easing import smooth_step
 
-_SHUT_CM, _OPEN_CM = 0.03, 0.12  # lips that are read nearer than the first have met, beyond the second they have not
-_STRESS, _WIDTH = 0.65, 1.25  # the power of an opening and what one of a centimetre becomes: unsure lips part by too little
+_SHUT_CM, _OPEN_CM = 0.05, 0.2  # lips that are read nearer than the first have met, beyond the second they have not
+_STRESS, _WIDTH = 0.65, 1.15  # the power of an opening and what one of a centimetre becomes: unsure lips part by too little
 _WIDEST_CM = 4.0
 _OUTER_FOLLOW = 0.5  # how far the outer lines go where the inner ones are brought together
 _UPPER_OUT, _LOWER_OUT, _UPPER_IN, _LOWER_IN = (
@@ -63,14 +63,17 @@ def brought_together(moves: np.ndarray, down: np.ndarray, share: np.ndarray) -> 
 
 
 def moved_lips(shut: Lips, moves: np.ndarray) -> Lips:
-    """The lips after their points have moved by `moves` [P, 2] (`anatomy.LIP_POINTS`); what nearly meets does meet."""
+    """The lips after their points have moved by `moves` [P, 2] (`anatomy.LIP_POINTS`); what nearly meets does meet.
+
+    Where they are shown farther apart than they are read, or less far, they stay as thick.
+    """
     outer_upper, outer_lower = shut.outer_upper + moves[_UPPER_OUT], shut.outer_lower + moves[_LOWER_OUT]
     upper, lower = shut.inner_upper + moves[_UPPER_IN], shut.inner_lower + moves[_LOWER_IN]
     middle, gap = (upper + lower) / 2, np.clip(lower[:, 1] - upper[:, 1], 0, _WIDEST_CM)
     gap[[0, -1]] = 0
-    gap *= _shown(float(gap[3:8].mean()))
-    half = np.stack([np.zeros_like(gap), gap / 2], 1)
-    return Lips(outer_upper, middle - half, middle + half, outer_lower)
+    shown = gap * _shown(float(gap[3:8].mean()))
+    half, added = (np.stack([np.zeros_like(gap), height / 2], 1) for height in (shown, shown - gap))
+    return Lips(outer_upper - added, middle - half, middle + half, outer_lower + added)
 
 
 def _shown(gap_cm: float) -> float:
