@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from joyhallo.animator import Animator
 from joyhallo.mouth.heard import closing, freedom
@@ -105,3 +106,15 @@ def test_of_a_recording_lips_are_held_where_it_is_silent():
     assert rest is not None
     assert rest.free(5) == rest.free(35) == 1
     assert rest.free(20) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_the_example_lips_are_shut_at_its_one_p(dtype):
+    """大家好，我是一张照片: the p of 片 is heard 2.4 s from the beginning; in what follows the pause there is no b, p or m."""
+    pipe = Animator.from_pretrained("mini", torch_dtype=dtype)
+    rest = pipe.rest(pipe.portrait(PORTRAIT), pipe.speech(PORTRAIT.with_name("speech_zh.wav")))
+    assert rest is not None
+    assert rest.closings is not None
+    assert rest.closed(61, 2).min() > 0.9
+    assert rest.closed(50, 9).max() == 0
+    assert rest.closed(75, 90).max() == 0
