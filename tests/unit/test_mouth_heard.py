@@ -79,12 +79,12 @@ def test_lips_close_as_surely_as_it_is_heard():
     assert np.diff(closed).max() < 0.2
 
 
-def test_a_moment_that_may_be_a_b_closes_lips_and_what_is_around_it_half():
+def test_a_moment_that_may_be_a_b_closes_lips_and_what_is_around_it_a_little():
     odds = np.full(20, -6.0)
     odds[8:13] = (-3, -1.5, -0.5, -1.5, -3)
-    assert closing(odds)[7:14] == pytest.approx([0, 0, 0.5, 1, 0.5, 0, 0])
+    assert closing(odds)[7:14] == pytest.approx([0, 0, 0.25, 1, 0.25, 0, 0])
     odds[10] = -1.5  # no less likely at its neighbours: one long closure, unsure
-    assert closing(odds)[8:13] == pytest.approx([0.25, 0.5, 0.5, 0.5, 0.25])
+    assert closing(odds)[8:13] == pytest.approx([0.125, 0.5, 0.5, 0.5, 0.125])
 
 
 def test_a_little_noise_closes_no_lips_and_opens_none():

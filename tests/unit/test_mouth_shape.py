@@ -66,7 +66,7 @@ def test_lips_brought_together_shut_while_the_jaw_stays_and_the_mouth_keeps_its_
     assert np.array_equal(lips[2].outline[:, 0], lips[0].outline[:, 0])
     lines = (anatomy.OUTER_UPPER_LIP, anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP, anatomy.OUTER_LOWER_LIP)
     middles = [anatomy.LIP_POINTS.index(line[5]) for line in lines]
-    assert (together[2] - moves)[middles] == pytest.approx(np.array([[0, 0.2], [0, 0.4], [0, -0.4], [0, -0.2]]))
+    assert (together[2] - moves)[middles] == pytest.approx(np.array([[0, 0.1], [0, 0.4], [0, -0.4], [0, -0.1]]))
     assert np.array_equal(brought_together(lowered(-0.3)[None], down, np.ones(1))[0], lowered(-0.3)), "crossed lips are shut"
 
 

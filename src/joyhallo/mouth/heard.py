@@ -16,7 +16,7 @@ _SETTLES_S = 0.12  # that they take from there to rest
 _AT_PEAK, _ANYWHERE = (-2.0, -1.0), (1.0, 2.0)
 _UNDER_PEAK = 0.5  # a frame with so much less than a neighbour is no peak,
 _RISE, _RISE_FRAMES = (0.5, 1.5), 3  # nor is one that rises by less than the first over what is so near
-_BESIDE = 0.5  # of a peak's closing, in the frames before and after it
+_BESIDE = 0.25  # of a peak's closing, in the frames before and after it
 
 
 def freedom(levels_db: np.ndarray, fps: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from joyhallo.easing import smooth_step
 _SHUT_CM, _OPEN_CM = 0.05, 0.2  # lips that are read nearer than the first have met, beyond the second they have not
 _STRESS, _WIDTH = 0.65, 1.15  # the power of an opening and what one of a centimetre becomes: unsure lips part by too little
 _WIDEST_CM = 4.0
-_OUTER_FOLLOW = 0.5  # how far the outer lines go where the inner ones are brought together
+_OUTER_FOLLOW = 0.25  # how far the outer lines go where the inner ones are brought together
 _UPPER_OUT, _LOWER_OUT, _UPPER_IN, _LOWER_IN = (
     [anatomy.LIP_POINTS.index(point) for point in line]
     for line in (anatomy.OUTER_UPPER_LIP, anatomy.OUTER_LOWER_LIP, anatomy.INNER_UPPER_LIP, anatomy.INNER_LOWER_LIP)
@@ -51,7 +51,7 @@ def shut_lips(points: np.ndarray) -> Lips:
 def brought_together(moves: np.ndarray, down: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Lips whose points have made `moves` [F, P, 2], with a share [F] of their opening along `down` [2] taken away.
 
-    The skin beyond them stays where it is, and the mouth as wide: outer lines go half as far as inner ones.
+    The skin beyond them stays where it is, and the mouth as wide: outer lines go a quarter as far as inner ones.
     """
     opening = np.maximum((moves[:, _LOWER_IN] - moves[:, _UPPER_IN]) @ down, 0)
     inwards = (share[:, None] * opening / 2)[..., None] * down
