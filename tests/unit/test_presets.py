@@ -28,6 +28,11 @@ def test_published_sampling():
     assert presets.hallo().sampling == expected
 
 
+@pytest.mark.parametrize(("end", "seconds"), [(0, 4), (0.4, 5 + 2 + 2), (1, 5 + 3 * 2)])
+def test_the_time_of_four_steps_is_that_of_the_guided_and_the_plain_ones(end, seconds):
+    assert presets.time_of_steps(4, end, first_s=5, guided_s=2, plain_s=1) == seconds
+
+
 def test_hallo_is_joyhallo_with_decoupled_attention():
     ours, other = presets.joyhallo(), presets.hallo()
     assert other.denoising_network == ours.denoising_network | {"audio_attention": "decoupled"}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from joyhallo.models.attention import Attention
 from joyhallo.models.blocks import TRANSFORMER_EPS, FeedForward, to_image, to_tokens
 from joyhallo.models.kernels import Linear, attend
+from joyhallo.models.tables import table
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ class TemporalAttention(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.attention = Attention(channels, num_heads)
-        with torch.device("cpu"):  # the arithmetic of the meta device would load PyTorch's compiler
-            self.register_buffer("positions", sinusoidal_positions(max_length, channels))
+        self.register_buffer("positions", table(lambda: sinusoidal_positions(max_length, channels)))
 
     def place(self, hidden: Tensor, start: int) -> Tensor:
         """Normalise [B,L,F,C] and add the positions start, start + 1, …"""

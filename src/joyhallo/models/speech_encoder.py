@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from joyhallo.errors import UserError
+from joyhallo.models.tables import table
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_FRAME = 640  # 25 frames a second
@@ -63,9 +64,8 @@ class MelSpeechNetwork(ModelMixin, ConfigMixin):
         hears_shut_lips: bool = False,
     ) -> None:
         super().__init__()
-        with torch.device("cpu"):  # the arithmetic of the meta device would load PyTorch's compiler
-            self.register_buffer("filters", mel_filters(num_bands))
-            self.register_buffer("window", torch.hann_window(_WINDOW))
+        self.register_buffer("filters", table(lambda: mel_filters(num_bands)))
+        self.register_buffer("window", table(lambda: torch.hann_window(_WINDOW)))
         # Whole-corpus statistics of the log-mel bands; set before training.
         self.register_buffer("band_mean", torch.zeros(num_bands))
         self.register_buffer("band_std", torch.ones(num_bands))
