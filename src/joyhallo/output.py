@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +62,13 @@ class Output:
             raise UserError(f"longest_side_px is {self.longest_side_px}: give {SHORTEST_PX} or more, or None to keep the size")
 
 
+class _Moves(NamedTuple):
+    """How far lip points are from rest in a frame, [P, 2] in its pixels."""
+
+    read: np.ndarray  # in the frame
+    shown: np.ndarray  # in the finished picture
+
+
 class Finish:
     """Frames of the face become finished pictures: moved, put back, with a head and eyes that live.
 
@@ -89,7 +97,7 @@ class Finish:
 
         As many are made at once as the networks have threads, fewer of large pictures.
         """
-        moves = self.speaking.follower.moves(frames, first) if self.speaking else [None] * len(frames)
+        moves = self.speaking.moves(frames, first) if self.speaking else [None] * len(frames)
         height, width = self.size
         num_threads = max(1, min(torch.get_num_threads(), _MOST_AT_ONCE, _MOST_BYTES // (_BYTES_PER_PIXEL * height * width)))
         waiting: deque[Future[np.ndarray]] = deque()
@@ -101,7 +109,7 @@ class Finish:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _finished(self, frame: np.ndarray, number: int, moves: np.ndarray | None) -> np.ndarray:
+    def _finished(self, frame: np.ndarray, number: int, moves: _Moves | None) -> np.ndarray:
         speaking = self.speaking
         picture = self.paster.paste(frame if speaking is None or moves is None else speaking.follow(frame, number, moves))
         return self.liveliness.apply(picture, number) if self.liveliness else picture
@@ -117,13 +125,17 @@ class _SpeakingPicture:
         per_pixel = np.array([picture.shape[1] / width, picture.shape[0] / height, picture.shape[1] / width])
         self.mouth = SpeakingMouth(picture, portrait.landmarks * per_pixel, (height, width), portrait.teeth)
 
-    def follow(self, frame: np.ndarray, number: int, moves: np.ndarray) -> np.ndarray:
-        """The picture [H, W, 3] uint8 as it is in frame `number` [h, w, 3] uint8, whose lips have made `moves` [P, 2]; its very
-        pixels where nothing moves."""
+    def moves(self, frames: np.ndarray, first: int) -> list[_Moves]:
+        """What lips do in frames [F, h, w, 3] uint8, the first of which has the number `first`."""
+        read = self.follower.moves(frames)
+        return [_Moves(*pair) for pair in zip(read, self.follower.shown(read, first), strict=True)]
+
+    def follow(self, frame: np.ndarray, number: int, moves: _Moves) -> np.ndarray:
+        """The picture [H, W, 3] uint8 as it is in frame `number` [h, w, 3] uint8; its very pixels where nothing moves."""
         free = self._rest.free(number)
         if not free:
             return self._picture.copy()
-        seen, lips = self.mouth.lips(moves), self.mouth.lips(free * moves)
+        seen, lips = self.mouth.lips(moves.read), self.mouth.lips(free * moves.shown)
         covered = None if seen is None else self.mouth.covered(seen, self.moved.size)
         way = free * self.moved.way(frame, covered)
         picture = self.moved.carried(way)

@@ -43,14 +43,14 @@ def rest_of(pipe: Animator, portrait) -> Rest:
 
 
 def test_at_rest_nothing_has_moved(pipe, portrait, follower):
-    assert np.array_equal(follower.moves(rest_of(pipe, portrait).still[None], 0)[0], np.zeros((len(anatomy.LIP_POINTS), 2)))
+    assert np.array_equal(follower.moves(rest_of(pipe, portrait).still[None])[0], np.zeros((len(anatomy.LIP_POINTS), 2)))
 
 
 @pytest.mark.parametrize("shift", [-3, 3])
 def test_lips_that_go_down_or_up_are_followed(pipe, portrait, follower, shift):
     still = rest_of(pipe, portrait).still
     moved = cv2.warpAffine(still, np.float32([[1, 0, 0], [0, 1, shift]]), still.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-    moves = follower.moves(moved[None], 0)[0]
+    moves = follower.moves(moved[None])[0]
     assert moves[LOWER + UPPER, 1].mean() == pytest.approx(shift, abs=1.2)
     assert abs(moves[:, 0].mean()) < 0.8
 
@@ -78,7 +78,7 @@ def test_lips_begin_to_close_in_time(portrait):
     wide = round(2 * pose.scale)
 
     def opening_cm(*levels: int) -> np.ndarray:
-        moves = follower.moves(np.stack([gray(level) for level in levels]), 0)
+        moves = follower.shown(follower.moves(np.stack([gray(level) for level in levels])), 0)
         return (moves[:, LOWER] @ pose.rotation[:2, 1]).mean(1) / pose.scale
 
     assert opening_cm(wide, wide, wide, wide, wide, 0, 0) == pytest.approx([2, 2, 2, 1.7, 0.85, 0, 0], abs=0.05)
@@ -89,8 +89,9 @@ def test_lips_that_are_heard_to_close_do_whatever_frames_show(pipe, portrait):
     seen = rest_of(pipe, portrait)
     rest = replace(seen, closings=np.array([0, 0, 0, 0.5, 1]))
     opened = painted_open(seen.still, portrait.landmarks)
-    free = LipFollower(seen, portrait.landmarks).moves(np.stack([opened, opened]), 0)
-    heard = LipFollower(rest, portrait.landmarks).moves(np.stack([opened, opened]), first=3)
+    follower = LipFollower(rest, portrait.landmarks)
+    free = follower.moves(np.stack([opened, opened]))
+    heard = follower.shown(free, first=3)
     down = upright(portrait.landmarks.astype(np.float64)).rotation[:2, 1]
     gaps = [inner_gap(moves, down) for moves in (free, heard)]
     assert gaps[0].min() > 3
@@ -98,7 +99,7 @@ def test_lips_that_are_heard_to_close_do_whatever_frames_show(pipe, portrait):
 
 
 def test_a_dark_gap_between_the_lips_is_an_open_mouth(pipe, portrait, follower):
-    moves = follower.moves(painted_open(rest_of(pipe, portrait).still, portrait.landmarks)[None], 0)[0]
+    moves = follower.moves(painted_open(rest_of(pipe, portrait).still, portrait.landmarks)[None])[0]
     assert moves[LOWER, 1].mean() - moves[UPPER, 1].mean() > 3
 
 
@@ -115,7 +116,7 @@ def painted_open(still: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("roll_deg", [25.0, -40.0])
 def test_a_tilted_mouth_is_read_as_an_upright_one(pipe, portrait, follower, roll_deg):
     rest = rest_of(pipe, portrait)
-    upright_moves = follower.moves(painted_open(rest.still, portrait.landmarks)[None], 0)[0]
+    upright_moves = follower.moves(painted_open(rest.still, portrait.landmarks)[None])[0]
     turn = cv2.getRotationMatrix2D((128, 128), -roll_deg, 1)
 
     def turned(frame: np.ndarray) -> np.ndarray:
@@ -124,7 +125,7 @@ def test_a_tilted_mouth_is_read_as_an_upright_one(pipe, portrait, follower, roll
     landmarks = portrait.landmarks.copy()
     landmarks[:, :2] = landmarks[:, :2] @ turn[:, :2].T + turn[:, 2]
     tilted = LipFollower(Rest(turned(rest.still), rest.reader), landmarks)
-    moves = tilted.moves(turned(painted_open(rest.still, portrait.landmarks))[None], 0)[0]
+    moves = tilted.moves(turned(painted_open(rest.still, portrait.landmarks))[None])[0]
     assert np.abs(moves - upright_moves @ turn[:, :2].T).mean() < 0.3
 
 
@@ -133,7 +134,7 @@ def test_a_mouth_at_the_lower_border_is_read(pipe, portrait, follower):
     opened = painted_open(rest.still, portrait.landmarks)
     height = round(float(portrait.landmarks[list(anatomy.LIPS), 1].max())) + 25
     low = LipFollower(Rest(np.ascontiguousarray(rest.still[:height]), rest.reader), portrait.landmarks)
-    moves = (one.moves(np.ascontiguousarray(frame)[None], 0)[0] for one, frame in ((follower, opened), (low, opened[:height])))
+    moves = (one.moves(np.ascontiguousarray(frame)[None])[0] for one, frame in ((follower, opened), (low, opened[:height])))
     whole, cut = (move[LOWER, 1].mean() - move[UPPER, 1].mean() for move in moves)
     assert cut == pytest.approx(whole, abs=1.5)
 

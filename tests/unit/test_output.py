@@ -97,11 +97,12 @@ def test_every_clip_has_its_own_closings(portrait, rest):
     assert [np.array_equal(picture, opened) for picture in pictures] == [True, True, False, True]
 
 
-def test_lips_that_settle_hide_what_the_frame_shows_between_them(portrait, rest, monkeypatch):
+@pytest.mark.parametrize("heard", [{"freedom": np.array([1, 0.1, 0.001])}, {"closings": np.array([0, 0.9, 1])}])
+def test_lips_that_settle_or_shut_hide_what_the_frame_shows_between_them(portrait, rest, monkeypatch, heard):
     """A frame of a wide mouth must not be read as skin that has moved, however little of it is shown."""
     frame, hidden = rest.still.copy(), []
     frame[20:28, 8:24] = 5
-    finish = Finish(portrait, Output(), replace(rest, freedom=np.array([1, 0.1, 0.001])))
+    finish = Finish(portrait, Output(), replace(rest, **heard))
     assert finish.speaking is not None
     way = finish.speaking.moved.way
     monkeypatch.setattr(finish.speaking.moved, "way", lambda *given: (hidden.append(given[1]), way(*given))[1])

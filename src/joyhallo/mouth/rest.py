@@ -50,15 +50,17 @@ class LipFollower:
         self._down, self._fastest_px = pose.rotation[:2, 1], _FASTEST_CM * pose.scale
         self._at_rest = self._read(rest.still[None])
 
-    def moves(self, frames: np.ndarray, first: int) -> np.ndarray:
-        """How far lip points (`anatomy.LIP_POINTS`) are from rest, in pixels of the frames [F, H, W, 3] uint8: [F, P, 2].
+    def moves(self, frames: np.ndarray) -> np.ndarray:
+        """How far lip points (`anatomy.LIP_POINTS`) are from rest, in pixels of the frames [F, H, W, 3] uint8: [F, P, 2]."""
+        return self._read(frames) - self._at_rest
 
-        The frames follow one another, the first of them has that number in the video. Lips are shut where they are heard to be
-        (small networks smear what is quick, and b, p, m between two vowels would not close), and begin to close in time (within
-        the frames that are given together).
+    def shown(self, moves: np.ndarray, first: int) -> np.ndarray:
+        """How far they are to go, [F, P, 2], in frames that follow one another; `first` is the first one's number in the video.
+
+        Lips are shut where they are heard to be (small networks smear what is quick, and b, p, m between two vowels would not
+        close), and begin to close in time (within the frames that are given together).
         """
-        moves = self._read(frames) - self._at_rest
-        return self._unhurried(brought_together(moves, self._down, self._rest.closed(first, len(frames))))
+        return self._unhurried(brought_together(moves, self._down, self._rest.closed(first, len(moves))))
 
     def _unhurried(self, moves: np.ndarray) -> np.ndarray:
         """Lips that would close too fast begin to do so a frame before."""
