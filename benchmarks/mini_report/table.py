@@ -131,8 +131,7 @@ def _closure_rows(english: list[ClipScores], mandarin: list[ClipScores], filmed:
     rows = []
     for language, clips, known in (("English", english, filmed), ("Mandarin", mandarin, ())):
         for title, target, name in (("lips close on b, p, m", 0.85, "bilabials"), ("lips close on others", 0.6, "others")):
-            events = [closed for clip in clips for closed in getattr(clip, name)]
-            real = share_of([closed for clip in known for closed in getattr(clip, name)])
+            events, real = _closures(clips, name), share_of(_closures(known, name))
             value, text = share_of(events), f"{title}, {language}"
             is_met = None if value is None else (value >= target if name == "bilabials" else value < target)
             aim = in_words(target, 0, "%") if name == "bilabials" else f"below {in_words(target, 0, '%')}"
@@ -141,20 +140,16 @@ def _closure_rows(english: list[ClipScores], mandarin: list[ClipScores], filmed:
 
 
 def _voice_rows(voices: list[ClipScores]) -> list[Row]:
-    rows = [
-        Row(
-            "in other voices: in time or shifted (AUC)",
-            "",
-            shifted_auc(voices),
-            None,
-            f"{len(voices)} clips",
-            3,
-        )
-    ]
+    rows = [Row("in other voices: in time or shifted (AUC)", "", shifted_auc(voices), None, f"{len(voices)} clips", 3)]
     for title, name in (("lips close on b, p, m", "bilabials"), ("lips close on others", "others")):
-        events = [closed for clip in voices for closed in getattr(clip, name)]
+        events = _closures(voices, name)
         rows.append(Row(f"in other voices: {title}", "", share_of(events), None, f"{len(events)} onsets", 0, "%"))
     return rows
+
+
+def _closures(clips: Iterable[ClipScores], name: str) -> list[bool]:
+    """Whether lips close, at all onsets of a kind: "bilabials" or "others"."""
+    return [closed for clip in clips for closed in getattr(clip, name)]
 
 
 def _face_rows(findings: Findings, plain: list[ClipScores]) -> list[Row]:
@@ -214,7 +209,7 @@ def group_cells(findings: Findings) -> list[list[str]]:
 
 def _group_line(title: str, clips: list[Shown]) -> list[str]:
     scores = [clip.scores for clip in clips]
-    bilabials = [closed for score in scores for closed in score.bilabials]
+    bilabials = _closures(scores, "bilabials")
     ratios = [clip.amplitude_ratio for clip in clips if clip.amplitude_ratio is not None]
     return [
         title,

@@ -152,8 +152,8 @@ def latent_source(
     drawn = seed if drawing.samples_latents else None
     if drawing.latents == "live":
         return LiveLatents(dataset, vae, drawn)
-    if LatentCache.is_encoded(dataset, vae):
-        dtype = torch.float32
+    if dtype != torch.float32 and not processes.mean([not LatentCache.is_encoded(dataset, vae)])[0]:
+        dtype = torch.float32  # all processes go the same way
     if processes.is_first:
         with all_cores():
             LatentCache.encode_dataset(dataset, vae, dtype=dtype, progress=_Told("encoding latents: %d of %d frames"))
